@@ -1,0 +1,157 @@
+"""The models of config.toml: one class a table, the defaults live here (and, for the engine, in EngineSettings)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, field_validator, model_validator
+
+from streamrecon.reconstruct.settings import EngineSettings
+
+_FROZEN = ConfigDict(extra="forbid", frozen=True)
+Endpoint = Annotated[str, Field(pattern=r"^(tcp://[^:]+:\d+|ipc://.+)$")]
+HostPort = Annotated[str, Field(pattern=r"^[^:/\s]+:\d+$")]
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+
+
+class SessionConfig(BaseModel):
+    """[session]: what this session is called and where it writes."""
+
+    model_config = _FROZEN
+    name: Annotated[str, Field(min_length=1, max_length=200)] = "session"
+    output_dir: Path = Path("streamrecon-out")
+    seed: Annotated[int, Field(ge=0)] = 0
+
+
+class WatchConfig(BaseModel):
+    """[watch]: where particles appear and when a file counts as finished."""
+
+    model_config = _FROZEN
+    root: Path = Path("incoming")
+    manifest_patterns: tuple[str, ...] = ("*.star", "*.cs")
+    mode: Literal["auto", "events", "polling"] = "auto"
+    settle_seconds: NonNegative = 2.0
+    scan_seconds: Positive = 10.0
+    orphan_seconds: Positive = 600.0
+
+
+class InputConfig(BaseModel):
+    """[input]: how the images are to be read."""
+
+    model_config = _FROZEN
+    contrast: Literal["auto", "protein_white", "protein_black"] = "auto"
+    normalize: bool = True
+    ctf: Literal["require", "none"] = "require"
+
+
+class FeedConfig(BaseModel):
+    """[feed]: how batches travel from ingest to the worker."""
+
+    model_config = _FROZEN
+    endpoint: Endpoint = "tcp://127.0.0.1:8760"
+    batch_size: Annotated[int, Field(ge=1, le=10_000)] = 100
+    batch_wait_seconds: Positive = 5.0
+    credits: Annotated[int, Field(ge=1, le=1000)] = 4
+    lease_seconds: Positive = 120.0
+
+
+class SnapshotConfig(BaseModel):
+    """[snapshot]: how often a map is written and published."""
+
+    model_config = _FROZEN
+    every_images: Annotated[int, Field(ge=1)] = 500
+    every_seconds: Positive = 60.0
+
+
+class CheckpointConfig(BaseModel):
+    """[checkpoint]: how often the state is made durable."""
+
+    model_config = _FROZEN
+    every_seconds: Positive = 20.0
+    keep: Annotated[int, Field(ge=2)] = 3
+
+
+class PublishConfig(BaseModel):
+    """[publish]: the sockets subscribers connect to."""
+
+    model_config = _FROZEN
+    events: Endpoint = "tcp://127.0.0.1:8761"
+    volumes: Endpoint = "tcp://127.0.0.1:8762"
+    snapshots: Endpoint = "tcp://127.0.0.1:8763"
+    heartbeat_seconds: Positive = 1.0
+
+
+class MonitorConfig(BaseModel):
+    """[monitor]: the HTTP side."""
+
+    model_config = _FROZEN
+    bind: HostPort = "127.0.0.1:8750"
+
+
+class SecurityConfig(BaseModel):
+    """[security]: what may be reached from other hosts."""
+
+    model_config = _FROZEN
+    allow_plaintext_on_network: bool = False
+
+
+class LogConfig(BaseModel):
+    """[log]: what is said on standard output."""
+
+    model_config = _FROZEN
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "console", "json"] = "auto"
+
+
+class Config(BaseModel):
+    """The whole of config.toml."""
+
+    model_config = _FROZEN
+    session: SessionConfig = SessionConfig()
+    watch: WatchConfig = WatchConfig()
+    input: InputConfig = InputConfig()
+    feed: FeedConfig = FeedConfig()
+    engine: EngineSettings = EngineSettings()
+    snapshot: SnapshotConfig = SnapshotConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    publish: PublishConfig = PublishConfig()
+    monitor: MonitorConfig = MonitorConfig()
+    security: SecurityConfig = SecurityConfig()
+    log: LogConfig = LogConfig()
+
+    @field_validator("engine", mode="before")
+    @classmethod
+    def _refuse_unknown_engine_keys(cls, value: object) -> object:
+        """A standard dataclass ignores keys it does not know; a typo must not pass silently."""
+        if isinstance(value, dict):
+            unknown = sorted(set(value) - set(EngineSettings.__dataclass_fields__))
+            if unknown:
+                raise ValueError(
+                    f"unknown keys {', '.join(unknown)}; known are {', '.join(EngineSettings.__dataclass_fields__)}"
+                )
+        return value
+
+    @model_validator(mode="after")
+    def _loopback_unless_said(self) -> Config:
+        if self.security.allow_plaintext_on_network:
+            return self
+        endpoints = {
+            "feed.endpoint": self.feed.endpoint,
+            "publish.events": self.publish.events,
+            "publish.volumes": self.publish.volumes,
+            "publish.snapshots": self.publish.snapshots,
+            "monitor.bind": self.monitor.bind,
+        }
+        for key, value in endpoints.items():
+            host = value.removeprefix("tcp://").rsplit(":", 1)[0]
+            if not value.startswith("ipc://") and host not in ("127.0.0.1", "localhost"):
+                raise ValueError(
+                    f"{key} = {value!r} can be reached from the network without encryption; use 127.0.0.1, or "
+                    "set security.allow_plaintext_on_network = true if the network is yours alone"
+                )
+        return self
+
+
+CONFIG_ADAPTER: TypeAdapter[Config] = TypeAdapter(Config)

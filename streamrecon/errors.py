@@ -1,0 +1,104 @@
+"""The project's one error tree.
+
+    StreamReconError
+    ├── ConfigError                  the configuration cannot be used as it is
+    ├── IngestError                  something about the input
+    │   ├── StackIncomplete          still being written (transient)
+    │   ├── StackCorrupt             will never be readable as it is
+    │   ├── ManifestMismatch         a STAR/.cs and its stacks do not fit together
+    │   └── UnsupportedFormat        readable, but not something we know
+    ├── TransportError               something about the wire
+    │   ├── ProtocolVersionError
+    │   ├── AuthenticationError
+    │   └── SequenceGap
+    ├── StateError                   something about saved state
+    │   ├── CheckpointCorrupt
+    │   └── CheckpointIncompatible
+    ├── DeviceError                  the compute device cannot do what was asked
+    └── NumericalError               a computation left the range where it means anything
+
+A message names the path, what was expected, what was found, and the remedy.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class StreamReconError(Exception):
+    """Base of every error the package raises on purpose.
+
+    ``transient`` says whether trying the same thing later may succeed without anybody's help.
+    """
+
+    transient: ClassVar[bool] = False
+
+    @property
+    def kind(self) -> str:
+        """Return the class name in snake_case: the label used in logs and metrics."""
+        name = type(self).__name__
+        return "".join("_" + c.lower() if c.isupper() and i else c.lower() for i, c in enumerate(name))
+
+
+class ConfigError(StreamReconError):
+    """The configuration cannot be used as it is."""
+
+
+class IngestError(StreamReconError):
+    """Something is wrong with the input."""
+
+
+class StackIncomplete(IngestError):
+    """A stack that is still being written: shorter than its header says, or still changing."""
+
+    transient = True
+
+
+class StackCorrupt(IngestError):
+    """A stack that will never be readable as it is."""
+
+
+class ManifestMismatch(IngestError):
+    """A STAR or .cs file and the stacks it names do not fit together."""
+
+
+class UnsupportedFormat(IngestError):
+    """A file that can be read but holds something we do not know."""
+
+
+class TransportError(StreamReconError):
+    """Something went wrong on the wire."""
+
+
+class ProtocolVersionError(TransportError):
+    """The peer speaks another version of the protocol."""
+
+
+class AuthenticationError(TransportError):
+    """The peer could not prove who it is."""
+
+
+class SequenceGap(TransportError):
+    """Messages were lost between two sequence numbers."""
+
+    transient = True
+
+
+class StateError(StreamReconError):
+    """Something is wrong with saved state."""
+
+
+class CheckpointCorrupt(StateError):
+    """A checkpoint whose bytes are not what its manifest says."""
+
+
+class CheckpointIncompatible(StateError):
+    """A checkpoint written under a configuration that does not fit this one."""
+
+
+class DeviceError(StreamReconError):
+    """The compute device cannot do what was asked of it."""
+
+
+class NumericalError(StreamReconError):
+    """A computation left the range where its result means anything."""

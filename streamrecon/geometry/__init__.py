@@ -1,0 +1,1 @@
+"""Rotations, pose quadrature and symmetry: where particles may point. No images, no volumes."""

@@ -1,0 +1,1 @@
+"""The microscope: optics groups, the contrast transfer function, the noise model."""

@@ -1,0 +1,1 @@
+"""The engine: accumulators, annealing, FSC, the map, and what composes them."""

@@ -1,0 +1,117 @@
+"""What the engine hands out: results of a batch, its status, snapshots and its state."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamrecon.particles import ParticleBatch
+
+
+@dataclass(frozen=True)
+class BatchResult:
+    """Posterior summary of the n particles of one batch, in the batch's order.
+
+    Attributes
+    ----------
+    rotation : ndarray, (n, 3, 3) float32
+        Of the most probable pose.
+    shift_angstrom : ndarray, (n, 2) float32, angstrom
+    pose_weight : ndarray, (n,) float32
+        Posterior weight of that pose among the sampled ones, 0 to 1.
+    effective_sample_size : ndarray, (n,) float32
+    log_evidence : ndarray, (n,) float32
+        Log of the pose-marginalised likelihood ratio to "noise alone", nats.
+    evaluations : int
+        Full-band pose evaluations spent on the batch.
+    step_seconds : float
+        Wall time of the fold.
+    """
+
+    rotation: NDArray[np.float32]
+    shift_angstrom: NDArray[np.float32]
+    pose_weight: NDArray[np.float32]
+    effective_sample_size: NDArray[np.float32]
+    log_evidence: NDArray[np.float32]
+    evaluations: int
+    step_seconds: float
+
+
+@dataclass(frozen=True)
+class EngineStatus:
+    """Where the engine stands; plain numbers, cheap to make.
+
+    ``stage`` is "waiting" (nothing seen), "searching" (annealed search) or "settled".
+    ``fsc_kind`` says how honest the FSC is: "common" between halves posed on one map.
+    """
+
+    stage: str
+    particles_seen: int
+    image_visits: int
+    step: int
+    k_max: int
+    temperature: float
+    effective_sample_size: float
+    coarse_entropy: float
+    resolution_angstrom: float
+    fsc_kind: str
+    step_seconds: float
+    images_per_second: float
+    evaluations_per_image: float
+    log_evidence: float
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A consistent set of maps.
+
+    Attributes
+    ----------
+    volume, half_a, half_b : ndarray, (box, box, box) float32
+        (z, y, x), protein positive. ``volume`` is filtered by its own FSC, the halves are not.
+    fsc : ndarray, (box // 2 + 1,) float32
+        Between the halves, shell by shell.
+    voxel_size_angstrom, resolution_angstrom : float
+        Resolution where ``fsc`` falls below ``fsc_threshold``.
+    """
+
+    volume: NDArray[np.float32]
+    half_a: NDArray[np.float32]
+    half_b: NDArray[np.float32]
+    fsc: NDArray[np.float32]
+    voxel_size_angstrom: float
+    resolution_angstrom: float
+    fsc_threshold: float
+    status: EngineStatus
+
+
+@dataclass(frozen=True)
+class EngineState:
+    """Everything needed to go on as if nothing had happened: arrays, and scalars that JSON can hold."""
+
+    arrays: Mapping[str, NDArray[np.generic]]
+    scalars: Mapping[str, int | float | str | bool]
+
+
+class EngineLike(Protocol):
+    """What the worker needs of an engine."""
+
+    @property
+    def status(self) -> EngineStatus:
+        """Return where the engine stands."""
+
+    def fold(self, batch: ParticleBatch) -> BatchResult:
+        """Fold a batch into the running reconstruction; each particle counts once."""
+
+    def snapshot(self) -> Snapshot:
+        """Return the current maps."""
+
+    def state(self) -> EngineState:
+        """Return a copy of the state, safe to write while the engine goes on."""
+
+    def restore(self, state: EngineState) -> None:
+        """Take up a state written by `state`."""

@@ -1,0 +1,55 @@
+"""What can be chosen about the engine, with the defaults the evidence in docs/ speaks for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """Settings of the ab initio engine; every length in shells is in Fourier pixels of the original box.
+
+    Attributes
+    ----------
+    particle_diameter_angstrom : float, angstrom
+        0 means 0.8 of the box.
+    search_shells : int
+        Rings of the global polar search (k_c).
+    direction_order : int
+        HEALPix n_side of the search's directions: 4 has 192, 15 degrees apart.
+    shift_range_angstrom : float, angstrom
+        Particles are looked for within this distance of the box centre; 0 means 6 % of the box.
+    samples : int
+        Poses drawn for each image and round.
+    rounds : int
+        Rounds of adaptive importance sampling after the first draw.
+    defensive_share : float
+        Share of draws made uniformly, whatever the search says.
+    minimum_weight : float
+        Poses below this posterior weight are not inserted.
+    start_shells, settle_images : int
+        k_max of the first map; images over which the annealing target falls.
+    images_per_shell : int
+        k_max may grow by one shell in that many images.
+    maximum_resolution_angstrom : float, angstrom
+        Never use finer detail; 0 means up to 0.95 of Nyquist.
+    update_images : int
+        The map is solved again after that many images once settled.
+    threads : int
+        0 means one a core.
+    """
+
+    particle_diameter_angstrom: float = 0.0
+    search_shells: int = 14
+    direction_order: int = 4
+    shift_range_angstrom: float = 0.0
+    samples: int = 48
+    rounds: int = 2
+    defensive_share: float = 0.05
+    minimum_weight: float = 1e-3
+    start_shells: int = 8
+    settle_images: int = 2500
+    images_per_shell: int = 300
+    maximum_resolution_angstrom: float = 0.0
+    update_images: int = 300
+    threads: int = 0
