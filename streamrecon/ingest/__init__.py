@@ -1,0 +1,1 @@
+"""From a watched folder to numbered batches: watch, settle, collect, ledger, feed."""
