@@ -1,0 +1,250 @@
+"""The ledger: what was seen, what is ready, which batch each particle stands in, and what was set aside.
+
+One SQLite file on a local disk; every change of several rows is one transaction, durable when it returns.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from types import TracebackType
+
+import msgspec
+
+from streamrecon.ingest.ledger_batches import BatchLedger
+from streamrecon.ingest.ledger_schema import (
+    FileRecord,
+    LedgerCounts,
+    LedgerDatabase,
+    QuarantineEntry,
+    Sampling,
+)
+from streamrecon.transport.table_wire import ParticleRow
+
+LEDGER_NAME = "ledger.sqlite"
+
+
+class Ledger:
+    """The session's memory; one writer, any number of readers.
+
+    Parameters
+    ----------
+    path : Path
+        Usually ``output_dir / LEDGER_NAME``.
+    session_name : str
+    read_only : bool
+        For `streamrecon status`, also while ingest runs.
+
+    Raises
+    ------
+    StateError
+        As in `LedgerDatabase`.
+
+    Attributes
+    ----------
+    batches : BatchLedger
+    session : str
+        Made up with the ledger; a worker's checkpoint of another session does not fit.
+    """
+
+    def __init__(self, path: Path, session_name: str = "", *, read_only: bool = False) -> None:
+        self._database = LedgerDatabase(path, session_name, read_only=read_only)
+        self._connection = self._database.connection
+        self.batches = BatchLedger(self._database)
+        self.session = self._database.meta("session") or ""
+        self.session_name = self._database.meta("session_name") or ""
+
+    def __enter__(self) -> Ledger:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._database.close()
+
+    def transaction(self) -> AbstractContextManager[None]:
+        """Several changes, all or nothing."""
+        return self._database.transaction()
+
+    # Files
+
+    def put_stack(self, record: FileRecord) -> None:
+        """Note where a stack stands."""
+        self._connection.execute(
+            "INSERT OR REPLACE INTO stacks VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                record.name,
+                record.state,
+                record.size,
+                record.mtime_ns,
+                record.box_size,
+                record.count,
+                record.reason,
+                time.time(),
+            ),
+        )
+
+    def put_manifest(self, record: FileRecord) -> None:
+        """Note where a manifest stands."""
+        self._connection.execute(
+            "INSERT OR REPLACE INTO manifests VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (
+                record.name,
+                record.state,
+                record.size,
+                record.mtime_ns,
+                record.count,
+                record.reason,
+                time.time(),
+            ),
+        )
+
+    def forget_file(self, name: str) -> None:
+        """Drop a file that is gone and that nothing names; its particles stay."""
+        self._connection.execute("DELETE FROM stacks WHERE name = ?", (name,))
+        self._connection.execute("DELETE FROM manifests WHERE name = ?", (name,))
+
+    def stacks(self, state: str | None = None) -> list[FileRecord]:
+        """Return the stacks, of one state if given."""
+        rows = self._connection.execute(
+            "SELECT name, state, size, mtime_ns, sections, box_size, reason, changed_at FROM stacks"
+            " WHERE ?1 IS NULL OR state = ?1 ORDER BY name",
+            (state,),
+        )
+        return [FileRecord(*row) for row in rows]
+
+    def manifests(self, state: str | None = None) -> list[FileRecord]:
+        """Return the manifests, of one state if given."""
+        rows = self._connection.execute(
+            "SELECT name, state, size, mtime_ns, rows, NULL, reason, changed_at FROM manifests"
+            " WHERE ?1 IS NULL OR state = ?1 ORDER BY name",
+            (state,),
+        )
+        return [FileRecord(*row) for row in rows]
+
+    def stack_sizes(self, names: Sequence[str]) -> list[int]:
+        """Return each stack's size in bytes as it was when it became ready, -1 if unknown."""
+        sizes = []
+        for name in names:
+            row = self._connection.execute("SELECT size FROM stacks WHERE name = ?", (name,)).fetchone()
+            sizes.append(-1 if row is None or row[0] is None else int(row[0]))
+        return sizes
+
+    def sampling(self) -> Sampling | None:
+        """Return the session's box and pixel size, set by its first ready stack."""
+        text = self._database.meta("sampling")
+        return None if text is None else msgspec.json.decode(text, type=Sampling)
+
+    def put_sampling(self, sampling: Sampling) -> None:
+        """Set the session's box and pixel size."""
+        self._database.put_meta("sampling", msgspec.json.encode(sampling).decode())
+
+    # Particles
+
+    def known_sections(self, stack: str) -> set[int]:
+        """Return the zero-based sections of a stack that are in the ledger already, in whatever state."""
+        rows = self._connection.execute("SELECT stack_index FROM particles WHERE stack = ?", (stack,))
+        return {index for (index,) in rows}
+
+    def add_particles(
+        self, rows: Mapping[str, ParticleRow], bad: Mapping[str, tuple[str, str]] | None = None
+    ) -> int:
+        """Add particles by identity; one that is known already is left as it is.
+
+        Parameters
+        ----------
+        rows : mapping of identity to ParticleRow
+            Both good and bad ones, in the order they are to be queued.
+        bad : mapping of identity to (kind, reason)
+            Those to quarantine.
+
+        Returns
+        -------
+        int
+            How many are newly ready.
+        """
+        bad = bad or {}
+        ready = 0
+        now = time.time()
+        with self.transaction():
+            for identity, row in rows.items():
+                state = "quarantined" if identity in bad else "ready"
+                cursor = self._connection.execute(
+                    "INSERT OR IGNORE INTO particles (identity, stack, stack_index, state, ready_at, row)"
+                    " VALUES (?, ?, ?, ?, ?, ?)",
+                    (identity, row.stack_name, row.stack_index, state, now, msgspec.json.encode(row)),
+                )
+                ready += cursor.rowcount * (state == "ready")
+                if cursor.rowcount and identity in bad:
+                    self.quarantine(row.stack_name, *bad[identity], identity=identity)
+        return ready
+
+    # Quarantine
+
+    def quarantine(self, path: str, kind: str, reason: str, *, identity: str = "") -> bool:
+        """Set a file aside, or one particle of it; return False if it was, for the same reason."""
+        known = self._connection.execute(
+            "SELECT 1 FROM quarantine WHERE path = ? AND identity = ? AND kind = ? AND reason = ?",
+            (path, identity, kind, reason),
+        ).fetchone()
+        if known is not None:
+            return False
+        self._connection.execute(
+            "INSERT OR REPLACE INTO quarantine (path, identity, kind, reason, at) VALUES (?, ?, ?, ?, ?)",
+            (path, identity, kind, reason, time.time()),
+        )
+        return True
+
+    def release(self, path: str) -> None:
+        """Give a changed file, and those of its particles that were set aside, another chance."""
+        with self.transaction():
+            self._connection.execute("DELETE FROM quarantine WHERE path = ?", (path,))
+            self._connection.execute(
+                "DELETE FROM particles WHERE stack = ? AND state = 'quarantined'", (path,)
+            )
+
+    def quarantined(self) -> list[QuarantineEntry]:
+        """Return what was set aside, oldest first."""
+        rows = self._connection.execute("SELECT path, identity, kind, reason, at FROM quarantine ORDER BY id")
+        return [QuarantineEntry(*row) for row in rows]
+
+    # Status
+
+    def counts(self) -> LedgerCounts:
+        """Return how many of everything are in each state."""
+
+        def by_state(query: str) -> dict[str, int]:
+            return {state: int(n) for state, n in self._connection.execute(query)}
+
+        batches = by_state("SELECT state, count(*) FROM batches GROUP BY state")
+        in_batches = by_state("SELECT state, sum(n) FROM batches GROUP BY state")
+        loose = by_state(
+            "SELECT 'ready', count(*) FROM particles WHERE state = 'ready' UNION ALL"
+            " SELECT 'quarantined', count(*) FROM quarantine WHERE identity != ''"
+        )
+        return LedgerCounts(
+            stacks=by_state("SELECT state, count(*) FROM stacks GROUP BY state"),
+            manifests=by_state("SELECT state, count(*) FROM manifests GROUP BY state"),
+            batches=batches,
+            particles={
+                "ready": loose["ready"],
+                "queued": in_batches.get("queued", 0) + in_batches.get("leased", 0),
+                "folded": in_batches.get("folded", 0),
+                "quarantined": loose["quarantined"],
+            },
+        )
+
+    def oldest_unfolded_at(self) -> float | None:
+        """Return the Unix time at which the oldest particle that is not folded became ready."""
+        row = self._connection.execute(
+            "SELECT min(at) FROM ("
+            " SELECT at FROM (SELECT ready_at AS at FROM particles WHERE state = 'ready' ORDER BY id LIMIT 1)"
+            " UNION ALL SELECT oldest_at FROM batches WHERE state IN ('queued', 'leased'))"
+        ).fetchone()
+        return None if row[0] is None else float(row[0])

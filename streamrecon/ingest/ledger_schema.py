@@ -1,0 +1,227 @@
+"""The ledger's database: its tables, how it is opened, and the records that come out of it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from streamrecon.errors import CheckpointIncompatible, StateError
+from streamrecon.ingest.filesystem import filesystem_type, is_network
+
+SCHEMA_VERSION = 1
+BatchState = Literal["queued", "leased", "folded", "withdrawn"]
+
+_TABLES = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE stacks (
+    name TEXT PRIMARY KEY, state TEXT NOT NULL, size INTEGER, mtime_ns INTEGER, box_size INTEGER,
+    sections INTEGER, reason TEXT NOT NULL, changed_at REAL NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE manifests (
+    name TEXT PRIMARY KEY, state TEXT NOT NULL, size INTEGER, mtime_ns INTEGER, rows INTEGER,
+    reason TEXT NOT NULL, changed_at REAL NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE batches (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    state TEXT NOT NULL CHECK (state IN ('queued', 'leased', 'folded', 'withdrawn')),
+    n INTEGER NOT NULL, worker TEXT NOT NULL DEFAULT '', body BLOB NOT NULL, oldest_at REAL NOT NULL,
+    created_at REAL NOT NULL, leased_at REAL, folded_at REAL
+);
+CREATE INDEX batches_state ON batches (state, worker);
+CREATE TABLE particles (
+    id INTEGER PRIMARY KEY, identity TEXT NOT NULL UNIQUE, stack TEXT NOT NULL, stack_index INTEGER NOT NULL,
+    state TEXT NOT NULL CHECK (state IN ('ready', 'queued', 'quarantined')), ready_at REAL NOT NULL,
+    row BLOB NOT NULL, batch_id INTEGER REFERENCES batches (id),
+    CHECK ((state = 'queued') = (batch_id IS NOT NULL))
+);
+CREATE INDEX particles_of_stack ON particles (stack, stack_index);
+CREATE INDEX particles_of_batch ON particles (batch_id) WHERE batch_id IS NOT NULL;
+CREATE INDEX particles_ready ON particles (id) WHERE state = 'ready';
+CREATE TABLE quarantine (
+    id INTEGER PRIMARY KEY, path TEXT NOT NULL, identity TEXT NOT NULL, kind TEXT NOT NULL,
+    reason TEXT NOT NULL, at REAL NOT NULL, UNIQUE (path, identity)
+);
+"""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Box and pixel size of the session, and the file that set them."""
+
+    box_size: int
+    pixel_size_angstrom: float
+    path: str
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """A stack or manifest as the ledger last saw it; ``count`` is its sections or rows."""
+
+    name: str
+    state: str
+    size: int | None = None
+    mtime_ns: int | None = None
+    count: int | None = None
+    box_size: int | None = None
+    reason: str = ""
+    changed_at: float = 0.0
+
+
+@dataclass(frozen=True)
+class BatchRecord:
+    """A batch: ``body`` is the JSON of its table, the same bytes for as long as the batch lives."""
+
+    batch_id: int
+    state: BatchState
+    n: int
+    worker: str
+    body: bytes
+
+
+@dataclass(frozen=True)
+class QuarantineEntry:
+    """A file (identity "") or one particle that was set aside; ``at`` is Unix time."""
+
+    path: str
+    identity: str
+    kind: str
+    reason: str
+    at: float
+
+
+@dataclass(frozen=True)
+class LedgerCounts:
+    """Where everything stands; ``particles`` by ready, queued (leased too), folded, quarantined."""
+
+    stacks: dict[str, int]
+    manifests: dict[str, int]
+    batches: dict[str, int]
+    particles: dict[str, int]
+
+
+class LedgerDatabase:
+    """A connection to the ledger file; used from one thread.
+
+    Parameters
+    ----------
+    path : Path
+        On a local file system.
+    session_name : str
+        Written when the ledger is made.
+    read_only : bool
+        For a look from another process while ingest runs.
+
+    Raises
+    ------
+    StateError
+        The path lies on a network file system, another ingester has the ledger open, or SQLite cannot use it.
+    CheckpointIncompatible
+        The ledger was made by another version.
+    """
+
+    def __init__(self, path: Path, session_name: str = "", *, read_only: bool = False) -> None:
+        self.path = path
+        self._depth = 0
+        self._lock: int | None = None
+        if read_only and not path.is_file():
+            raise StateError(f"{path}: expected a ledger, found none; has `streamrecon ingest` run here?")
+        if not read_only:
+            self._claim()
+        try:
+            self.connection = self._connect(read_only)
+            self._check_version(session_name, read_only)
+        except sqlite3.Error as error:
+            self._release()
+            raise StateError(
+                f"{path}: expected a streamrecon ledger, SQLite says {error}; "
+                "move the file away to start anew"
+            ) from error
+        except StateError:
+            self.close()
+            raise
+
+    def _claim(self) -> None:
+        fstype = filesystem_type(self.path)
+        if is_network(fstype):
+            raise StateError(
+                f"{self.path}: expected a local file system for the ledger, found {fstype}, on which "
+                "SQLite's write-ahead log corrupts; set session.output_dir to a folder on a local disk"
+            )
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = os.open(self.path.with_name(self.path.name + ".lock"), os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._release()
+            raise StateError(
+                f"{self.path}: another ingester has this ledger open; stop it, or give this one its own "
+                "session.output_dir"
+            ) from error
+
+    def _release(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def _connect(self, read_only: bool) -> sqlite3.Connection:
+        uri = f"{self.path.absolute().as_uri()}?mode={'ro' if read_only else 'rwc'}"
+        connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=10.0)
+        if not read_only:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA foreign_keys = ON")
+        return connection
+
+    def _check_version(self, session_name: str, read_only: bool) -> None:
+        tables = self.connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+        if tables == 0 and not read_only:
+            with self.transaction():
+                for statement in _TABLES.split(";\n"):
+                    self.connection.execute(statement)
+                self.put_meta("schema_version", str(SCHEMA_VERSION))
+                self.put_meta("session", uuid.uuid4().hex)
+                self.put_meta("session_name", session_name)
+        version = self.meta("schema_version")
+        if version != str(SCHEMA_VERSION):
+            raise CheckpointIncompatible(
+                f"{self.path}: expected ledger schema {SCHEMA_VERSION}, found {version}; finish the session "
+                "with the streamrecon that began it, or set another session.output_dir"
+            )
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All or nothing; may be nested, the outermost commits."""
+        if self._depth == 0:
+            self.connection.execute("BEGIN IMMEDIATE")
+        self._depth += 1
+        try:
+            yield
+        except BaseException:
+            self._depth -= 1
+            if self._depth == 0:
+                self.connection.execute("ROLLBACK")
+            raise
+        self._depth -= 1
+        if self._depth == 0:
+            self.connection.execute("COMMIT")
+
+    def meta(self, key: str) -> str | None:
+        """Return one of the ledger's own values."""
+        row = self.connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        return None if row is None else str(row[0])
+
+    def put_meta(self, key: str, value: str) -> None:
+        """Set one of the ledger's own values."""
+        self.connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
+
+    def close(self) -> None:
+        """Close the file and let the next ingester have it."""
+        self.connection.close()
+        self._release()
