@@ -1,0 +1,156 @@
+"""Messages made of what the engine hands out; they wait for their sequence number until they are sent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal, TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamrecon.reconstruct.results import EngineStatus, Snapshot
+from streamrecon.transport import schema
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A message without its number: ``build(session_id, sequence)`` makes it."""
+
+    topic: str
+    build: Callable[[str, int], schema.Message]
+
+
+class _Progress(TypedDict):
+    stage: str
+    particles_seen: int
+    image_visits: int
+    resolution_angstrom: float | None
+    fsc_kind: str
+
+
+def _progress(status: EngineStatus, resolution_angstrom: float) -> _Progress:
+    return {
+        "stage": status.stage,
+        "particles_seen": status.particles_seen,
+        "image_visits": status.image_visits,
+        "resolution_angstrom": schema.finite_or_none(resolution_angstrom),
+        "fsc_kind": status.fsc_kind,
+    }
+
+
+def status_draft(status: EngineStatus, timestamp: float) -> Draft:
+    """Return the ``status/`` message of an engine's status."""
+
+    def build(session_id: str, sequence: int) -> schema.Message:
+        header = schema.StatusHeader(
+            session_id=session_id,
+            sequence=sequence,
+            timestamp=timestamp,
+            step=status.step,
+            k_max=status.k_max,
+            temperature=schema.finite_or_none(status.temperature),
+            effective_sample_size=schema.finite_or_none(status.effective_sample_size),
+            coarse_entropy=schema.finite_or_none(status.coarse_entropy),
+            step_seconds=schema.finite_or_none(status.step_seconds),
+            images_per_second=schema.finite_or_none(status.images_per_second),
+            evaluations_per_image=schema.finite_or_none(status.evaluations_per_image),
+            log_evidence=schema.finite_or_none(status.log_evidence),
+            **_progress(status, status.resolution_angstrom),
+        )
+        return schema.StatusMessage(schema.STATUS, header)
+
+    return Draft(schema.STATUS, build)
+
+
+def snapshot_drafts(snapshot: Snapshot, timestamp: float) -> list[Draft]:
+    """Return the messages of a snapshot: the FSC first, so that it is there when the maps arrive."""
+
+    def build_fsc(session_id: str, sequence: int) -> schema.Message:
+        fsc = np.ascontiguousarray(snapshot.fsc, np.float32)
+        header = schema.FscHeader(
+            session_id=session_id,
+            sequence=sequence,
+            timestamp=timestamp,
+            shape=(len(fsc),),
+            box_size=snapshot.volume.shape[-1],
+            voxel_size_angstrom=snapshot.voxel_size_angstrom,
+            fsc_threshold=snapshot.fsc_threshold,
+            checksum=schema.checksum_of(schema.raw_frame(fsc)),
+            **_progress(snapshot.status, snapshot.resolution_angstrom),
+        )
+        return schema.FscMessage(schema.FSC, header, fsc)
+
+    maps = {
+        schema.VOLUME_FULL: snapshot.volume,
+        schema.VOLUME_HALF_A: snapshot.half_a,
+        schema.VOLUME_HALF_B: snapshot.half_b,
+    }
+    return [
+        Draft(schema.FSC, build_fsc),
+        *(_volume_draft(topic, volume, snapshot, timestamp) for topic, volume in maps.items()),
+    ]
+
+
+def _volume_draft(topic: str, volume: NDArray[np.float32], snapshot: Snapshot, timestamp: float) -> Draft:
+    def build(session_id: str, sequence: int) -> schema.Message:
+        array = np.ascontiguousarray(volume, np.float32)
+        nz, ny, nx = array.shape
+        header = schema.VolumeHeader(
+            session_id=session_id,
+            sequence=sequence,
+            timestamp=timestamp,
+            shape=(nz, ny, nx),
+            voxel_size_angstrom=snapshot.voxel_size_angstrom,
+            checksum=schema.checksum_of(schema.raw_frame(array)),
+            **_progress(snapshot.status, snapshot.resolution_angstrom),
+        )
+        return schema.VolumeMessage(topic, header, array)
+
+    return Draft(topic, build)
+
+
+def event_draft(kind: str, text: str, fields: Mapping[str, schema.Scalar], timestamp: float) -> Draft:
+    """Return an ``event/`` message."""
+    held = dict(fields)
+
+    def build(session_id: str, sequence: int) -> schema.Message:
+        header = schema.EventHeader(
+            session_id=session_id, sequence=sequence, timestamp=timestamp, kind=kind, text=text, fields=held
+        )
+        return schema.EventMessage(schema.EVENT, header)
+
+    return Draft(schema.EVENT, build)
+
+
+def session_draft(
+    state: Literal["start", "end"], name: str, software_version: str, reason: str, timestamp: float
+) -> Draft:
+    """Return a ``session/`` message."""
+
+    def build(session_id: str, sequence: int) -> schema.Message:
+        header = schema.SessionHeader(
+            session_id=session_id,
+            sequence=sequence,
+            timestamp=timestamp,
+            state=state,
+            name=name,
+            software_version=software_version,
+            reason=reason,
+        )
+        return schema.SessionMessage(schema.SESSION, header)
+
+    return Draft(schema.SESSION, build)
+
+
+def heartbeat_draft(last_sequence: Mapping[str, int], timestamp: float) -> Draft:
+    """Return a ``heartbeat/`` message."""
+    held = dict(last_sequence)
+
+    def build(session_id: str, sequence: int) -> schema.Message:
+        header = schema.HeartbeatHeader(
+            session_id=session_id, sequence=sequence, timestamp=timestamp, last_sequence=held
+        )
+        return schema.HeartbeatMessage(schema.HEARTBEAT, header)
+
+    return Draft(schema.HEARTBEAT, build)

@@ -1,0 +1,314 @@
+"""The publisher over real sockets, seen by our client and by one that knows only ZeroMQ and JSON."""
+
+import json
+import time
+
+import numpy as np
+import pytest
+import zmq
+
+from streamrecon.client import (
+    EventMessage,
+    FscMessage,
+    SessionMessage,
+    StatusMessage,
+    VolumeMessage,
+    VolumeSubscriber,
+)
+from streamrecon.errors import SequenceGap, TransportError
+from streamrecon.reconstruct.results import EngineStatus, Snapshot
+from streamrecon.transport import drafts, schema
+from streamrecon.transport.publisher import EVENT_HIGH_WATER_MARK, Publisher
+
+FREE_PORT = "tcp://127.0.0.1:0"
+
+
+def make_status(seen=100):
+    return EngineStatus(
+        stage="searching",
+        particles_seen=seen,
+        image_visits=seen,
+        step=seen // 100,
+        k_max=8,
+        temperature=2.0,
+        effective_sample_size=5.0,
+        coarse_entropy=float("nan"),
+        resolution_angstrom=float("inf"),
+        fsc_kind="common",
+        step_seconds=0.5,
+        images_per_second=100.0,
+        evaluations_per_image=96.0,
+        log_evidence=1.0,
+    )
+
+
+def make_snapshot(value=1.0, box=8):
+    volume = np.full((box, box, box), value, np.float32)
+    return Snapshot(
+        volume=volume,
+        half_a=volume + 1,
+        half_b=volume + 2,
+        fsc=np.linspace(1, 0, box // 2 + 1, dtype=np.float32),
+        voxel_size_angstrom=3.0,
+        resolution_angstrom=20.0,
+        fsc_threshold=0.143,
+        status=make_status(),
+    )
+
+
+@pytest.fixture
+def publisher():
+    with Publisher(FREE_PORT, FREE_PORT, FREE_PORT, session_name="test", heartbeat_seconds=0.1) as made:
+        yield made
+
+
+def subscriber_of(publisher, **options):
+    options.setdefault("timeout_seconds", 5.0)
+    return VolumeSubscriber(publisher.events, publisher.volumes, publisher.snapshots, **options)
+
+
+def take_until(messages, wanted):
+    taken = []
+    for message in messages:
+        taken.append(message)
+        if wanted(message):
+            return taken
+    raise AssertionError(f"ended without it: {taken}")
+
+
+def is_event(text):
+    return lambda m: isinstance(m, EventMessage) and m.header.text == text
+
+
+def test_a_late_joiner_gets_the_state_and_then_what_follows_without_doubles(publisher):
+    publisher.publish_snapshot(make_snapshot(1.0))
+    publisher.publish_status(make_status(100))
+    publisher.publish_event("note", "before", detail=1)
+    with subscriber_of(publisher) as messages:
+        taken = take_until(messages, is_event("before"))
+        # the order of topics in the state is not promised: read the rest of it
+        while len({m.topic for m in taken}) < 7:
+            taken.append(next(messages))
+        topics = [m.topic for m in taken]
+        assert sorted(topics) == sorted(set(topics))
+        assert set(topics) == set(schema.TOPICS) - {schema.HEARTBEAT}
+        half_b = next(m for m in taken if m.topic == schema.VOLUME_HALF_B)
+        assert (half_b.volume == 3.0).all()
+        publisher.publish_event("note", "after")
+        publisher.publish_snapshot(make_snapshot(5.0))
+        later = take_until(messages, lambda m: m.topic == schema.VOLUME_HALF_B)
+        later += [] if any(map(is_event("after"), later)) else take_until(messages, is_event("after"))
+        assert [m.header.sequence for m in later if m.topic == schema.VOLUME_FULL] == [2]
+        assert messages.latest(schema.VOLUME_FULL).volume[0, 0, 0] == 5.0
+        assert messages.gaps == {}
+
+
+def test_unknown_numbers_arrive_as_none(publisher):
+    with subscriber_of(publisher, topics=["status/"]) as messages:
+        publisher.publish_status(make_status())
+        message = next(messages)
+        assert isinstance(message, StatusMessage)
+        assert message.header.resolution_angstrom is None
+        assert message.header.temperature == 2.0
+
+
+def test_the_session_end_ends_the_iteration(publisher):
+    publisher.publish_status(make_status())
+    with subscriber_of(publisher) as messages:
+        first = next(messages)
+        assert isinstance(first, SessionMessage | StatusMessage)
+        publisher.close("drained")
+        rest = list(messages)
+    assert isinstance(rest[-1], SessionMessage)
+    assert (rest[-1].header.state, rest[-1].header.reason) == ("end", "drained")
+    assert messages.gaps == {}
+
+
+def test_a_lost_publisher_is_an_error_with_a_remedy():
+    with VolumeSubscriber("tcp://127.0.0.1:1", timeout_seconds=0.3) as messages:
+        began = time.monotonic()
+        with pytest.raises(TransportError, match=r"nothing heard for 0\.3 s.*streamrecon run"):
+            next(messages)
+        assert time.monotonic() - began < 3
+
+
+def test_a_wrong_snapshot_endpoint_is_told(publisher):
+    wrong = "tcp://127.0.0.1:1"
+    with (
+        VolumeSubscriber(publisher.events, snapshots=wrong, timeout_seconds=0.4) as messages,
+        pytest.raises(TransportError, match="no answer to a snapshot request"),
+    ):
+        next(messages)
+
+
+def test_an_occupied_port_is_told(publisher):
+    with pytest.raises(TransportError, match="cannot be bound"):
+        Publisher(publisher.events, FREE_PORT, FREE_PORT)
+
+
+def send_by_hand(sock, draft, sequence, session_id="by-hand"):
+    sock.send_multipart([bytes(f) for f in schema.serialize(draft.build(session_id, sequence))])
+
+
+@pytest.fixture
+def by_hand():
+    with zmq.Context() as context, context.socket(zmq.XPUB) as sock:
+        sock.linger = 0
+        port = sock.bind_to_random_port("tcp://127.0.0.1")
+        yield sock, f"tcp://127.0.0.1:{port}"
+
+
+def test_a_gap_is_raised_or_counted(by_hand):
+    sock, endpoint = by_hand
+
+    def event(text):
+        return drafts.event_draft("note", text, {}, 0.0)
+
+    with VolumeSubscriber(endpoint, on_gap="raise", timeout_seconds=5) as messages:
+        sock.recv()
+        time.sleep(0.2)
+        for number in (1, 2, 5):
+            send_by_hand(sock, event(str(number)), number)
+        send_by_hand(sock, event("again"), 5)
+        # two more were lost at the end: only the heartbeat shows it
+        send_by_hand(sock, drafts.heartbeat_draft({"event/": 7, "volume/full/": 9}, 0.0), 1)
+        send_by_hand(sock, event("8"), 8)
+        assert [next(messages).header.text for _ in range(2)] == ["1", "2"]
+        with pytest.raises(SequenceGap, match=r"expected message 3, the next one is 5: 2 lost"):
+            next(messages)
+        assert next(messages).header.text == "5"
+        with pytest.raises(SequenceGap, match="expected message 6, the next one is 8"):
+            next(messages)
+        assert next(messages).header.text == "8"
+        assert messages.gaps == {"event/": 4}
+
+
+def test_a_new_session_is_no_gap_and_a_straggler_of_the_old_one_is_dropped(by_hand):
+    sock, endpoint = by_hand
+    with VolumeSubscriber(endpoint, timeout_seconds=5) as messages:
+        sock.recv()
+        time.sleep(0.2)
+        for session, number in (("one", 7), ("two", 1), ("one", 8), ("two", 2)):
+            send_by_hand(sock, drafts.event_draft("note", f"{session}{number}", {}, 0.0), number, session)
+        assert [next(messages).header.text for _ in range(3)] == ["one7", "two1", "two2"]
+        assert messages.gaps == {}
+
+
+def test_an_unreadable_message_is_raised_once_and_the_next_one_comes(by_hand):
+    sock, endpoint = by_hand
+    with VolumeSubscriber(endpoint, timeout_seconds=5) as messages:
+        sock.recv()
+        time.sleep(0.2)
+        send_by_hand(sock, drafts.event_draft("note", "first", {}, 0.0), 1)
+        sock.send_multipart([b"event/", b"not JSON"])
+        send_by_hand(sock, drafts.event_draft("note", "second", {}, 0.0), 2)
+        assert next(messages).header.text == "first"
+        with pytest.raises(TransportError, match="not JSON"):
+            next(messages)
+        assert next(messages).header.text == "second"
+
+
+def test_a_stalled_subscriber_slows_nobody_and_knows_that_it_lost_something(publisher):
+    box = 64
+    with (
+        subscriber_of(publisher, topics=["volume/full/", "event/"]) as stalled,
+        subscriber_of(publisher) as quick,
+    ):
+        next(quick)
+        publisher.publish_event("note", "start")
+        take_until(stalled, is_event("start"))
+        # many times what sockets and high-water marks hold: 3 MiB a snapshot
+        handing_over = []
+        for i in range(60):
+            snapshot = make_snapshot(float(i), box)
+            began = time.perf_counter()
+            publisher.publish_snapshot(snapshot)
+            publisher.publish_event("note", str(i))
+            handing_over.append(time.perf_counter() - began)
+            taken = take_until(quick, lambda m: m.topic == schema.VOLUME_HALF_B)
+            assert any(isinstance(m, FscMessage) or is_event(str(i))(m) for m in taken)
+        # handing over waits for no socket: far below the time that sending 180 MiB to a stalled peer takes
+        assert max(handing_over) < 0.1
+        publisher.publish_event("note", "end")
+        seen = take_until(stalled, is_event("end"))
+        publisher.publish_snapshot(make_snapshot(99.0, box))
+        seen += take_until(stalled, lambda m: isinstance(m, VolumeMessage) and m.volume[0, 0, 0] == 99.0)
+        assert stalled.gaps["volume/full/"] > 0
+        assert quick.gaps == {}
+
+
+def test_a_full_event_queue_drops_the_oldest_and_the_numbers_show_it(publisher):
+    publisher.publish_event("note", "first")
+    with subscriber_of(publisher, topics=["event/"]) as messages:
+        take_until(messages, is_event("first"))
+        total = 30 * EVENT_HIGH_WATER_MARK
+        for i in range(total):
+            publisher.publish_event("note", str(i))
+        taken = take_until(messages, is_event(str(total - 1)))
+        assert taken[-1].header.sequence == total + 1
+        assert len(taken) + messages.gaps.get("event/", 0) == total
+
+
+def test_subscribers_are_counted(publisher):
+    def wait_for(count):
+        deadline = time.monotonic() + 5
+        while publisher.subscribers != count:
+            assert time.monotonic() < deadline, publisher.subscribers
+            time.sleep(0.01)
+
+    with subscriber_of(publisher) as one:
+        next(one)
+        with subscriber_of(publisher) as two:
+            next(two)
+            wait_for(2)
+        wait_for(1)
+    wait_for(0)
+
+
+def test_garbage_to_the_snapshot_socket_is_survived(publisher):
+    with zmq.Context() as context, context.socket(zmq.DEALER) as dealer:
+        dealer.linger = 0
+        dealer.connect(publisher.snapshots)
+        for garbage in ([b""], [b"snapshot"], [b"snapshot", b"{}"], [b"\xff"] * 5):
+            dealer.send_multipart(garbage)
+        dealer.send_multipart(schema.encode_snapshot_request(["session/"]))
+        assert dealer.poll(5000)
+        assert dealer.recv_multipart()[0] == b"session/"
+
+
+def test_a_client_that_knows_only_zeromq_and_json(publisher):
+    publisher.publish_snapshot(make_snapshot(2.0))
+    # --- 20 lines that need nothing of this package ---
+    context = zmq.Context()
+    volumes = context.socket(zmq.SUB)
+    volumes.setsockopt(zmq.SUBSCRIBE, b"volume/full/")
+    volumes.setsockopt(zmq.SUBSCRIBE, b"heartbeat/")
+    volumes.connect(publisher.volumes)
+    volumes.recv_multipart()  # the heartbeat: from now on nothing is missed
+    dealer = context.socket(zmq.DEALER)
+    dealer.connect(publisher.snapshots)
+    dealer.send_multipart(
+        [b"snapshot", json.dumps({"protocol_version": 1, "topics": ["volume/full/"]}).encode()]
+    )
+    state = {}
+    while True:
+        topic, header, *raw = dealer.recv_multipart()
+        if topic == b"heartbeat/":
+            break
+        state[topic] = (json.loads(header), *raw)
+    header, raw = state[b"volume/full/"]
+    volume = np.frombuffer(raw, header["dtype"]).reshape(header["shape"])
+    context.destroy(linger=0)
+    # ---
+    assert (volume == 2.0).all()
+    assert volume.shape == (8, 8, 8)
+    assert (header["sequence"], header["voxel_size_angstrom"]) == (1, 3.0)
+    assert list(state) == [b"volume/full/"]
+
+
+def test_ipc_endpoints(tmp_path):
+    paths = [f"ipc://{tmp_path}/{name}" for name in ("e", "v", "s")]
+    with Publisher(*paths, heartbeat_seconds=0.1) as publisher:
+        publisher.publish_event("note", "hello")
+        with VolumeSubscriber(*paths, timeout_seconds=5) as messages:
+            take_until(messages, is_event("hello"))
