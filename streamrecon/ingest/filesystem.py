@@ -9,7 +9,8 @@ import psutil
 _NETWORK_TYPES = frozenset(
     {
         "nfs", "nfs3", "nfs4", "cifs", "smb", "smb2", "smb3", "smbfs", "gpfs", "lustre", "beegfs", "ceph",
-        "glusterfs", "afs", "9p", "pvfs2", "orangefs", "panfs", "weka", "wekafs", "davfs", "ncpfs", "vboxsf", "virtiofs",
+        "glusterfs", "afs", "9p", "pvfs2", "orangefs", "panfs", "weka", "wekafs", "davfs", "ncpfs", "vboxsf",
+        "virtiofs",
     }
 )  # fmt: skip
 _NETWORK_PREFIXES = (

@@ -44,12 +44,14 @@ class Ledger:
 
     Attributes
     ----------
+    path : Path
     batches : BatchLedger
     session : str
         Made up with the ledger; a worker's checkpoint of another session does not fit.
     """
 
     def __init__(self, path: Path, session_name: str = "", *, read_only: bool = False) -> None:
+        self.path = path
         self._database = LedgerDatabase(path, session_name, read_only=read_only)
         self._connection = self._database.connection
         self.batches = BatchLedger(self._database)

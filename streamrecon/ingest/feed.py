@@ -1,0 +1,329 @@
+"""The feed's server: lends batches to workers over a ZeroMQ ROUTER and marks in the ledger what they folded.
+
+It decides who gets what; the messages themselves are in `streamrecon.transport.feed_schema`.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+import zmq
+
+from streamrecon.errors import ProtocolVersionError, TransportError
+from streamrecon.ingest.delivery import Delivery
+from streamrecon.ingest.ledger import Ledger
+from streamrecon.ingest.ledger_schema import BatchRecord
+from streamrecon.ingest.metrics import IngestMetrics, NoIngestMetrics
+from streamrecon.transport.feed_schema import (
+    MAX_PIXEL_BYTES,
+    PROTOCOL_VERSION,
+    STACK_UNREADABLE,
+    Ack,
+    Bye,
+    Credit,
+    Drained,
+    ErrorReply,
+    Heartbeat,
+    Hello,
+    IngestMessage,
+    Nack,
+    Pause,
+    Welcome,
+    WorkerMessage,
+    decode_worker_message,
+    encode,
+)
+
+_log = structlog.get_logger(__name__)
+_MAX_MESSAGES_A_POLL = 1000
+_MAX_DEAD_ROUTES = 1000
+
+
+@dataclass
+class _Worker:
+    route: bytes
+    by_reference: bool
+    credits: int
+    last_heard: float
+    paused: bool = False
+
+
+class FeedServer:
+    """Serves batches; call `poll` again and again from one thread.
+
+    Parameters
+    ----------
+    ledger : Ledger
+    root : Path
+        Stack names of the ledger are relative to it.
+    endpoint : str
+        Port 0 takes a free one; see `endpoint`.
+    lease_seconds : float
+        What a worker holds goes back to the queue after this much silence.
+    metrics : IngestMetrics
+    clock : callable
+        Monotonic seconds.
+
+    Notes
+    -----
+    A worker's checkpoint is the truth about what it folded (see `BatchLedger.synchronise`). Only its Ack and
+    its Hello move a batch to ``folded``; every other way it ends, the batch is sent again under the same id.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        root: Path,
+        endpoint: str,
+        lease_seconds: float,
+        metrics: IngestMetrics | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._ledger = ledger
+        self._batches = ledger.batches
+        self._delivery = Delivery(ledger, root)
+        self._lease_seconds = lease_seconds
+        self._metrics = metrics or NoIngestMetrics()
+        self._clock = clock
+        self._draining = False
+        self._workers: dict[str, _Worker] = {}
+        self._superseded: dict[bytes, None] = {}
+        # Workers that hold leases from before a restart have as long as any other to come back.
+        self._absent_since = dict.fromkeys(self._batches.leases(), clock())
+        self._context = zmq.Context()
+        self._socket = self._context.socket(zmq.ROUTER)
+        # Credits bound what is under way, so nothing may be dropped for a full queue.
+        self._socket.set(zmq.SNDHWM, 0)
+        self._socket.set(zmq.LINGER, 1000)
+        self._socket.set(zmq.MAXMSGSIZE, MAX_PIXEL_BYTES)
+        try:
+            self._socket.bind(endpoint)
+        except zmq.ZMQError as error:
+            self._context.destroy(linger=0)
+            raise TransportError(
+                f"{endpoint}: cannot listen ({error}); another ingester may run, or set feed.endpoint"
+            ) from error
+        self.endpoint: str = self._socket.get_string(zmq.LAST_ENDPOINT)
+
+    @property
+    def worker_count(self) -> int:
+        """How many workers were heard of within their lease."""
+        return len(self._workers)
+
+    def poll(self, timeout_seconds: float) -> None:
+        """Wait for messages, answer those that came, take back expired leases and send what is due."""
+        if self._socket.poll(int(timeout_seconds * 1000)):
+            # Everything that waits is heard before any lease is called expired: a long scan is our silence.
+            for _ in range(_MAX_MESSAGES_A_POLL):
+                try:
+                    frames = self._socket.recv_multipart(zmq.NOBLOCK)
+                except zmq.Again:
+                    break
+                self._receive(frames[0], frames[1:])
+        self._expire()
+        self._dispatch()
+
+    def drain(self) -> None:
+        """Tell every worker, now and later, that nothing more will come."""
+        self._draining = True
+        for worker in self._workers.values():
+            self._send(worker.route, Drained())
+
+    def close(self) -> None:
+        """Close the socket; what was sent still leaves within a second."""
+        self._socket.close()
+        self._context.term()
+
+    # What workers say
+
+    def _receive(self, route: bytes, frames: Sequence[bytes]) -> None:
+        try:
+            message = decode_worker_message(frames)
+        except ProtocolVersionError as error:
+            self._metrics.message_dropped("version")
+            _log.warning("feed_version_refused", reason=str(error))
+            self._send(route, ErrorReply("protocol_version", str(error)))
+            return
+        except TransportError as error:
+            self._metrics.message_dropped("garbage")
+            _log.warning("feed_message_dropped", reason=str(error)[:500])
+            return
+        if isinstance(message, Hello):
+            self._hello(route, message)
+            return
+        worker_id = next((w for w, worker in self._workers.items() if worker.route == route), None)
+        if worker_id is None:
+            self._metrics.message_dropped("unknown_worker")
+            superseded = route in self._superseded
+            self._send(
+                route,
+                ErrorReply("superseded", "another worker came under this worker's id; stop one of the two")
+                if superseded
+                else ErrorReply("unknown_worker", "say Hello again"),
+            )
+            return
+        self._workers[worker_id].last_heard = self._clock()
+        self._obey(worker_id, message)
+
+    def _obey(self, worker_id: str, message: WorkerMessage) -> None:
+        worker = self._workers[worker_id]
+        match message:
+            case Credit():
+                worker.credits += message.n
+            case Ack():
+                folded, refused = self._batches.fold(message.batch_ids, worker_id)
+                self._note_folded(folded, worker_id)
+                if refused:
+                    self._refuse(worker, worker_id, refused)
+            case Nack():
+                self._nack(worker, worker_id, message)
+            case Bye():
+                del self._workers[worker_id]
+                requeued = self._batches.requeue(worker_id)
+                _log.info("worker_left", worker=worker_id, requeued=requeued)
+            case Hello() | Heartbeat():
+                pass
+
+    def _hello(self, route: bytes, hello: Hello) -> None:
+        session = self._ledger.session
+        if hello.session not in ("", session):
+            reason = (
+                f"{self._ledger_name()}: the worker's checkpoint belongs to session {hello.session}, the ledger "
+                f"is of session {session}; give the worker an empty checkpoint folder, or bring the ledger back"
+            )
+            _log.error("worker_refused", worker=hello.worker_id, reason=reason)
+            self._send(route, ErrorReply("session_mismatch", reason))
+            return
+        newly_folded, refused, requeued = self._batches.synchronise(hello.worker_id, hello.folded, hello.held)
+        before = self._workers.get(hello.worker_id)
+        if before is not None and before.route != route:
+            self._superseded[before.route] = None
+            if len(self._superseded) > _MAX_DEAD_ROUTES:
+                del self._superseded[next(iter(self._superseded))]
+        self._note_folded(newly_folded, hello.worker_id)
+        if refused:
+            self._refuse(None, hello.worker_id, refused, route)
+            return
+        self._absent_since.pop(hello.worker_id, None)
+        self._workers[hello.worker_id] = _Worker(
+            route, hello.hostname == socket.gethostname(), hello.credits, self._clock()
+        )
+        sampling = self._ledger.sampling()
+        self._send(
+            route,
+            Welcome(
+                version=PROTOCOL_VERSION,
+                session=session,
+                session_name=self._ledger.session_name,
+                lease_seconds=self._lease_seconds,
+                box_size=None if sampling is None else sampling.box_size,
+                pixel_size_angstrom=None if sampling is None else sampling.pixel_size_angstrom,
+            ),
+        )
+        _log.info(
+            "worker_came",
+            worker=hello.worker_id,
+            hostname=hello.hostname,
+            newly_folded=len(newly_folded),
+            held=len(hello.held),
+            requeued=len(requeued),
+        )
+        if self._draining:
+            self._send(route, Drained())
+
+    def _refuse(
+        self, worker: _Worker | None, worker_id: str, batch_ids: Sequence[int], route: bytes = b""
+    ) -> None:
+        """Tell a worker that it has batches it must not have, and take everything else back from it."""
+        reason = (
+            f"{self._ledger_name()}: worker {worker_id} has batches {list(batch_ids)[:10]} that the ledger has "
+            "withdrawn, has lent to or had folded by another worker, or does not know; restart the worker "
+            "from its last checkpoint, and if that has them too, with an empty one"
+        )
+        _log.error("worker_refused", worker=worker_id, reason=reason)
+        self._workers.pop(worker_id, None)
+        self._batches.requeue(worker_id)
+        self._send(route if worker is None else worker.route, ErrorReply("lease_lost", reason))
+
+    def _nack(self, worker: _Worker, worker_id: str, nack: Nack) -> None:
+        batch = self._batches.get(nack.batch_id)
+        if batch is None or batch.state != "leased" or batch.worker != worker_id:
+            return
+        if nack.kind == STACK_UNREADABLE and worker.by_reference:
+            _log.warning("feed_sends_pixels", worker=worker_id, reason=nack.reason)
+            worker.by_reference = False
+            self._deliver(worker, batch)
+            return
+        _log.error("batch_rejected", worker=worker_id, batch=nack.batch_id, reason=nack.reason)
+        bad = dict.fromkeys(self._delivery.identities(batch), (nack.kind, nack.reason))
+        self._withdraw(batch, bad)
+
+    # What workers get
+
+    def _expire(self) -> None:
+        now = self._clock()
+        for worker_id, worker in list(self._workers.items()):
+            if now - worker.last_heard > self._lease_seconds:
+                del self._workers[worker_id]
+                self._take_back(worker_id)
+        for worker_id, since in list(self._absent_since.items()):
+            if now - since > self._lease_seconds:
+                del self._absent_since[worker_id]
+                self._take_back(worker_id)
+        self._metrics.workers(len(self._workers))
+
+    def _take_back(self, worker_id: str) -> None:
+        requeued = self._batches.requeue(worker_id)
+        if requeued:
+            self._metrics.lease_expired(requeued)
+        _log.warning("worker_silent", worker=worker_id, seconds=self._lease_seconds, requeued=requeued)
+
+    def _dispatch(self) -> None:
+        for worker_id, worker in list(self._workers.items()):
+            while worker.credits > 0 and self._workers.get(worker_id) is worker:
+                batch = self._batches.lease_next(worker_id)
+                if batch is None:
+                    # Said once each time the queue runs dry: the worker may use the time for a checkpoint.
+                    if not worker.paused:
+                        worker.paused = True
+                        self._send(worker.route, Pause())
+                    return
+                worker.credits -= 1
+                worker.paused = False
+                self._deliver(worker, batch)
+
+    def _deliver(self, worker: _Worker, batch: BatchRecord) -> None:
+        message, pixels, bad = self._delivery.prepare(batch, by_reference=worker.by_reference)
+        if bad:
+            _log.error("batch_withdrawn", batch=batch.batch_id, reason=next(iter(bad.values()))[1])
+            self._withdraw(batch, bad)
+            worker.credits += 1
+            return
+        self._send_frames(worker.route, encode(message, pixels))
+
+    def _withdraw(self, batch: BatchRecord, bad: dict[str, tuple[str, str]]) -> None:
+        self._batches.withdraw(batch.batch_id, bad)
+        for kind, _ in bad.values():
+            self._metrics.quarantined(kind)
+
+    def _note_folded(self, folded: Sequence[BatchRecord], worker_id: str) -> None:
+        for batch in folded:
+            self._metrics.batch_folded(batch.n)
+            if batch.worker not in ("", worker_id) and batch.worker in self._workers:
+                # It was lent on, and the first borrower turned up with it in a checkpoint after all.
+                self._refuse(self._workers[batch.worker], batch.worker, [batch.batch_id])
+
+    def _send(self, route: bytes, message: IngestMessage) -> None:
+        self._send_frames(route, encode(message))
+
+    def _send_frames(self, route: bytes, frames: Sequence[bytes]) -> None:
+        # A ROUTER drops what it cannot route; the lease brings the batch back.
+        self._socket.send_multipart([route, *frames], copy=False)
+
+    def _ledger_name(self) -> str:
+        return str(self._ledger.path)

@@ -1,0 +1,146 @@
+"""Noticing change below the watched folder: events are hints, a scan now and then is the truth.
+
+inotify says nothing of writes by other hosts on NFS, GPFS or SMB, and runs out of watches on large trees.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+from typing import Literal
+
+import structlog
+from watchdog.events import FileSystemEvent, FileSystemEventHandler
+from watchdog.observers import Observer
+
+from streamrecon.ingest.filesystem import filesystem_type, is_network
+from streamrecon.ingest.scan import Scan, Wanted, scan_tree
+
+_log = structlog.get_logger(__name__)
+# Opening and closing without writing are our own doing.
+_CHANGES = frozenset({"created", "modified", "moved", "closed", "deleted"})
+
+
+class _Hints(FileSystemEventHandler):  # type: ignore[misc]  # watchdog is not typed for mypy here
+    """Collects the paths that events name; called from watchdog's thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._paths: set[Path] = set()
+
+    def on_any_event(self, event: FileSystemEvent) -> None:
+        """Note the paths of one event."""
+        if event.event_type in _CHANGES:
+            paths = [Path(os.fsdecode(p)) for p in (event.src_path, event.dest_path) if p]
+            with self._lock:
+                self._paths.update(paths)
+
+    def take(self) -> set[Path]:
+        """Return the paths noted since the last call."""
+        with self._lock:
+            paths, self._paths = self._paths, set()
+        return paths
+
+
+class Watcher:
+    """Says which paths changed, and scans.
+
+    Parameters
+    ----------
+    wanted : Wanted
+        The root and what matters below it.
+    mode : {"auto", "events", "polling"}
+        "auto" polls where the root lies on a network file system.
+    scan_seconds : float
+        Time between reconciling scans.
+    """
+
+    def __init__(
+        self, wanted: Wanted, mode: Literal["auto", "events", "polling"] = "auto", scan_seconds: float = 10.0
+    ) -> None:
+        self.wanted = wanted
+        self._scan_seconds = scan_seconds
+        self._next_scan: float | None = None
+        self._hints = _Hints()
+        self._observer: Observer | None = None
+        self._root_id: tuple[int, int] | None = None
+        self._root_present = True
+        self._events = mode != "polling"
+        if mode == "auto":
+            fstype = filesystem_type(wanted.root)
+            if is_network(fstype):
+                self._events = False
+                _log.info("watch_polls", root=str(wanted.root), reason=f"{fstype} is a network file system")
+
+    @property
+    def mode(self) -> Literal["events", "polling"]:
+        """How changes are noticed now."""
+        return "events" if self._events else "polling"
+
+    @property
+    def root_present(self) -> bool:
+        """False while the watched root is away."""
+        return self._root_present
+
+    def changed(self) -> set[Path]:
+        """Return the wanted paths that events named since the last call."""
+        return {path for path in self._hints.take() if self.wanted(path)}
+
+    def scan_due(self, now: float) -> bool:
+        """Return True if it is time for the next `scan`; the first is due at once."""
+        return self._next_scan is None or now >= self._next_scan
+
+    def scan(self, now: float) -> Scan:
+        """Walk the tree; watch the root anew if it came, or is not the folder that was watched."""
+        self._next_scan = now + self._scan_seconds
+        self._watch_root()
+        scan = scan_tree(self.wanted)
+        if scan.root_present != self._root_present:
+            self._root_present = scan.root_present
+            if scan.root_present:
+                _log.info("watch_root_returned", root=str(self.wanted.root))
+            else:
+                _log.warning(
+                    "watch_root_missing",
+                    root=str(self.wanted.root),
+                    remedy="mount or create it; what was seen is kept meanwhile",
+                )
+        return scan
+
+    def stop(self) -> None:
+        """Stop watching."""
+        if self._observer is not None:
+            self._observer.stop()
+            if self._observer.is_alive():
+                self._observer.join(5.0)
+            self._observer = None
+
+    def _watch_root(self) -> None:
+        if not self._events:
+            return
+        try:
+            status = self.wanted.root.stat()
+        except OSError:
+            self.stop()
+            return
+        root_id = (status.st_dev, status.st_ino)
+        if self._observer is not None and root_id == self._root_id:
+            if all(emitter.is_alive() for emitter in self._observer.emitters):
+                return
+            # A watch could not be added for a new folder: watchdog's thread ended on it.
+            self._poll_instead("an event thread ended; fs.inotify.max_user_watches may be too small")
+            return
+        self.stop()
+        self._root_id = root_id
+        try:
+            self._observer = Observer()
+            self._observer.schedule(self._hints, str(self.wanted.root), recursive=True)
+            self._observer.start()
+        except OSError as error:
+            self._poll_instead(f"{error.strerror}; raise fs.inotify.max_user_watches / max_user_instances")
+
+    def _poll_instead(self, reason: str) -> None:
+        self.stop()
+        self._events = False
+        _log.warning("watch_polls", root=str(self.wanted.root), reason=reason)
