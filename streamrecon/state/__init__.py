@@ -1,0 +1,1 @@
+"""Durable state: checkpoints that are whole or not there."""

@@ -1,0 +1,244 @@
+"""Checkpoints: a folder of .npy arrays and a manifest that is there as a whole or not at all.
+
+checkpoints/
+  CURRENT                 name of the newest durable checkpoint
+  checkpoint-000123/      manifest.json and one .npy an array
+  corrupt-000122/         the last one that failed verification, kept for a look
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import structlog
+
+from streamrecon.errors import CheckpointCorrupt, StateError
+from streamrecon.io.atomic import atomic_path, sync_folder
+from streamrecon.reconstruct.results import EngineState
+from streamrecon.state import manifest as manifests
+
+_NAME = re.compile(r"^checkpoint-(\d{6,})$")
+_CURRENT = "CURRENT"
+_TEMPORARY_PREFIX = ".writing-"
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class SavedCheckpoint:
+    """A checkpoint that is durable."""
+
+    number: int
+    path: Path
+    bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class LoadedCheckpoint:
+    """A verified checkpoint: the engine's state and what the worker put beside it."""
+
+    number: int
+    path: Path
+    state: EngineState
+    extra: dict[str, Any]
+
+
+class CheckpointStore:
+    """The checkpoints of one session.
+
+    Parameters
+    ----------
+    folder : Path or str
+        Made when the first checkpoint is saved.
+    keep : int
+        That many of the newest are kept.
+    """
+
+    def __init__(self, folder: Path | str, keep: int = 3) -> None:
+        self.folder = Path(folder)
+        self._keep = keep
+
+    def save(self, state: EngineState, extra: Mapping[str, Any]) -> SavedCheckpoint:
+        """Write a checkpoint; once this returns it survives a power cut.
+
+        Parameters
+        ----------
+        state : EngineState
+        extra : mapping
+            What JSON can hold.
+
+        Raises
+        ------
+        StateError
+            It cannot be written (disk full, no permission, a value that JSON cannot hold).
+            The checkpoints there are stay as they are.
+        """
+        began = time.monotonic()
+        number = max([0, *self._numbers()]) + 1
+        final = self.folder / f"checkpoint-{number:06d}"
+        temporary = self.folder / f"{_TEMPORARY_PREFIX}{number:06d}"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._remove_leftovers()
+            temporary.mkdir()
+            size = self._write(temporary, number, state, extra)
+            sync_folder(temporary)
+            temporary.rename(final)
+            sync_folder(self.folder)
+            with atomic_path(self.folder / _CURRENT) as pointer:
+                pointer.write_text(final.name + "\n", encoding="ascii")
+            self._prune()
+        except (OSError, TypeError, OverflowError) as error:
+            raise StateError(
+                f"{final}: the checkpoint cannot be written ({error}); free space or mend the permissions of "
+                f"{self.folder}; the checkpoint before it stays valid"
+            ) from error
+        return SavedCheckpoint(number, final, size, time.monotonic() - began)
+
+    def load_latest(self) -> LoadedCheckpoint | None:
+        """Return the newest checkpoint that verifies, None if there never was one.
+
+        One that is newer than CURRENT was never acknowledged to anybody and is removed: what followed from
+        the state before it may differ. A corrupt one is logged and set aside, and the one before it is used.
+
+        Raises
+        ------
+        CheckpointCorrupt
+            There are checkpoints, but none verifies: starting over silently would count everything twice.
+        CheckpointIncompatible
+            The newest was written by another release.
+        """
+        if not self.folder.is_dir():
+            return None
+        numbers = self._numbers()
+        current = self._current()
+        if current is not None and current in numbers:
+            for number in [n for n in numbers if n > current]:
+                _log.info("checkpoint removed: it was not yet current", number=number)
+                shutil.rmtree(self._path(number))
+            numbers = [n for n in numbers if n <= current]
+        found_corrupt: list[str] = []
+        for number in sorted(numbers, reverse=True):
+            try:
+                loaded = self._load(number)
+            except CheckpointCorrupt as error:
+                _log.error("checkpoint corrupt, trying the one before", number=number, reason=str(error))
+                found_corrupt.append(str(error))
+                continue
+            if found_corrupt:
+                self._set_aside([n for n in numbers if n > number])
+            return loaded
+        if found_corrupt:
+            raise CheckpointCorrupt(
+                f"{self.folder}: none of {len(found_corrupt)} checkpoints can be read; restore the folder "
+                "from a copy, or choose a new session.output_dir to start anew:\n  "
+                + "\n  ".join(found_corrupt)
+            )
+        return None
+
+    def _write(self, folder: Path, number: int, state: EngineState, extra: Mapping[str, Any]) -> int:
+        entries = []
+        for index, (name, array) in enumerate(state.arrays.items()):
+            path = folder / manifests.file_name(index, name)
+            if array.dtype.hasobject:
+                raise StateError(
+                    f"{path}: array {name!r} holds Python objects; only plain numbers can be saved"
+                )
+            with path.open("wb") as file:
+                np.lib.format.write_array(file, np.asarray(array), version=(1, 0), allow_pickle=False)
+                file.flush()
+                os.fsync(file.fileno())
+            entries.append(
+                manifests.ArrayEntry(
+                    name=name,
+                    file=path.name,
+                    bytes=path.stat().st_size,
+                    blake2b=manifests.hash_file(path),
+                    dtype=array.dtype.str,
+                    shape=list(array.shape),
+                )
+            )
+        encoded = manifests.encode(
+            manifests.Manifest(
+                schema_version=manifests.SCHEMA_VERSION,
+                number=number,
+                created_unix_seconds=time.time(),
+                arrays=entries,
+                scalars={k: _plain(v) for k, v in state.scalars.items()},
+                extra=dict(extra),
+            )
+        )
+        with (folder / manifests.MANIFEST_NAME).open("wb") as file:
+            file.write(encoded)
+            file.flush()
+            os.fsync(file.fileno())
+        return len(encoded) + sum(entry.bytes for entry in entries)
+
+    def _load(self, number: int) -> LoadedCheckpoint:
+        path = self._path(number)
+        manifest = manifests.read(path)
+        if manifest.number != number:
+            raise CheckpointCorrupt(f"{path}: expected checkpoint {number}, found {manifest.number} in it")
+        arrays = {entry.name: manifests.read_array(path, entry) for entry in manifest.arrays}
+        scalars = {k: _from_plain(v) for k, v in manifest.scalars.items()}
+        return LoadedCheckpoint(number, path, EngineState(arrays, scalars), manifest.extra)
+
+    def _path(self, number: int) -> Path:
+        return self.folder / f"checkpoint-{number:06d}"
+
+    def _numbers(self) -> list[int]:
+        if not self.folder.is_dir():
+            return []
+        return sorted(int(m[1]) for p in self.folder.iterdir() if (m := _NAME.match(p.name)))
+
+    def _current(self) -> int | None:
+        try:
+            match = _NAME.match((self.folder / _CURRENT).read_text(encoding="ascii").strip())
+        except (OSError, UnicodeDecodeError):
+            return None
+        return int(match[1]) if match else None
+
+    def _prune(self) -> None:
+        for number in self._numbers()[: -self._keep]:
+            shutil.rmtree(self._path(number))
+
+    def _remove_leftovers(self) -> None:
+        for path in self.folder.glob(f"{_TEMPORARY_PREFIX}*"):
+            shutil.rmtree(path)
+
+    def _set_aside(self, numbers: list[int]) -> None:
+        """Keep the newest corrupt one for a look, out of the way of pruning."""
+        for path in self.folder.glob("corrupt-*"):
+            shutil.rmtree(path)
+        *older, newest = numbers
+        for number in older:
+            shutil.rmtree(self._path(number))
+        self._path(newest).rename(self.folder / f"corrupt-{newest:06d}")
+
+
+def _plain(value: Any) -> Any:
+    """Return a scalar in a form that JSON brings back exactly: NaN and infinity by name."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not np.isfinite(value):
+        return {"float": repr(value)}
+    # JSON integers end at 64 bits; the state of a random generator does not
+    if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > 63:
+        return {"int": str(value)}
+    return value
+
+
+def _from_plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        ((kind, text),) = value.items()
+        return float(text) if kind == "float" else int(text)
+    return value

@@ -1,0 +1,226 @@
+import json
+import math
+import os
+import shutil
+import threading
+
+import numpy as np
+import pytest
+
+from streamrecon.errors import CheckpointCorrupt, CheckpointIncompatible, StateError
+from streamrecon.reconstruct.results import EngineState
+from streamrecon.state.background import AsyncCheckpointer
+from streamrecon.state.checkpoint import CheckpointStore
+from streamrecon.state.compatibility import check_compatible
+
+
+def make_state(value=1.0):
+    rng = np.random.default_rng(0)
+    return EngineState(
+        arrays={
+            "half/a numerator": (rng.normal(size=(3, 4, 5)) + 1j * value).astype(np.complex64),
+            "weight": np.asfortranarray(np.full((2, 3), value, np.float32)),
+            "empty": np.zeros((0, 3), np.int32),
+            "nothing": np.array(value),
+        },
+        scalars={
+            "step": 3,
+            "stage": "searching",
+            "settled": False,
+            "resolution_angstrom": math.inf,
+            "random_state": 2**127 + 1,
+            "third": 1 / 3,
+            "single": np.float32(0.1),
+        },
+    )
+
+
+def assert_equal(found, expected):
+    assert list(found.arrays) == list(expected.arrays)
+    for name, array in expected.arrays.items():
+        assert found.arrays[name].dtype == array.dtype
+        np.testing.assert_array_equal(found.arrays[name], array, strict=True)
+    assert dict(found.scalars) == dict(expected.scalars)
+
+
+@pytest.fixture
+def store(tmp_path):
+    return CheckpointStore(tmp_path / "checkpoints", keep=3)
+
+
+def test_a_checkpoint_comes_back_exactly(store):
+    saved = store.save(make_state(), {"folded_through": 7, "poses": {"bytes": 1234}})
+    loaded = store.load_latest()
+    assert_equal(loaded.state, make_state())
+    assert loaded.extra == {"folded_through": 7, "poses": {"bytes": 1234}}
+    assert loaded.number == saved.number == 1
+    assert saved.bytes == sum(p.stat().st_size for p in saved.path.iterdir())
+
+
+def test_nothing_there_is_no_error(store):
+    assert store.load_latest() is None
+
+
+def test_the_last_n_are_kept_and_the_newest_is_loaded(store):
+    for i in range(5):
+        store.save(make_state(float(i)), {"i": i})
+    assert sorted(p.name for p in store.folder.iterdir()) == [
+        "CURRENT",
+        *(f"checkpoint-{n:06d}" for n in (3, 4, 5)),
+    ]
+    assert store.load_latest().extra == {"i": 4}
+
+
+def flip_byte(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(bytes(data))
+
+
+def cut(path):
+    os.truncate(path, path.stat().st_size - 1)
+
+
+DAMAGE = {
+    "array altered": lambda folder: flip_byte(next(folder.glob("000-*.npy"))),
+    "array cut": lambda folder: cut(next(folder.glob("001-*.npy"))),
+    "array longer": lambda folder: next(folder.glob("001-*.npy")).open("ab").write(b"x"),
+    "array missing": lambda folder: next(folder.glob("000-*.npy")).unlink(),
+    "manifest altered": lambda folder: flip_byte(folder / "manifest.json"),
+    "manifest cut": lambda folder: cut(folder / "manifest.json"),
+    "manifest empty": lambda folder: (folder / "manifest.json").write_bytes(b""),
+    "manifest missing": lambda folder: (folder / "manifest.json").unlink(),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE.keys())
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_used(store, damage):
+    store.save(make_state(1.0), {"i": 1})
+    newest = store.save(make_state(2.0), {"i": 2}).path
+    damage(newest)
+    loaded = store.load_latest()
+    assert loaded.extra == {"i": 1}
+    assert_equal(loaded.state, make_state(1.0))
+    assert (store.folder / "corrupt-000002").is_dir()
+    assert store.save(make_state(3.0), {"i": 3}).path.is_dir()
+    assert store.load_latest().extra == {"i": 3}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE.keys())
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_when_none_is_left_it_does_not_start_over_silently(store, damage):
+    damage(store.save(make_state(), {}).path)
+    with pytest.raises(CheckpointCorrupt, match=r"none of 1 checkpoints.*session\.output_dir"):
+        store.load_latest()
+
+
+def test_bytes_swapped_between_checkpoints_are_found(store):
+    """Same size, valid .npy, wrong content."""
+    first = store.save(make_state(1.0), {"i": 1}).path
+    second = store.save(make_state(2.0), {"i": 2}).path
+    shutil.copy(next(first.glob("001-*")), next(second.glob("001-*")))
+    assert store.load_latest().extra == {"i": 1}
+
+
+def test_a_torn_save_leaves_the_one_before(store, monkeypatch):
+    store.save(make_state(1.0), {"i": 1})
+    real = os.fsync
+    calls = []
+
+    def power_cut(descriptor):
+        calls.append(descriptor)
+        if len(calls) == 3:
+            raise OSError(28, "No space left on device")
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", power_cut)
+    with pytest.raises(StateError, match=r"No space left.*free space"):
+        store.save(make_state(2.0), {"i": 2})
+    monkeypatch.undo()
+    assert store.load_latest().extra == {"i": 1}
+    store.save(make_state(3.0), {"i": 3})
+    assert not list(store.folder.glob(".writing-*"))
+    assert store.load_latest().extra == {"i": 3}
+
+
+def test_one_that_never_became_current_is_removed(store):
+    store.save(make_state(1.0), {"i": 1})
+    pointer = (store.folder / "CURRENT").read_bytes()
+    store.save(make_state(2.0), {"i": 2})
+    (store.folder / "CURRENT").write_bytes(pointer)
+    assert store.load_latest().extra == {"i": 1}
+    assert [p.name for p in sorted(store.folder.glob("checkpoint-*"))] == ["checkpoint-000001"]
+
+
+def test_objects_are_not_saved_and_not_read(store):
+    with pytest.raises(StateError, match="Python objects"):
+        store.save(EngineState({"bad": np.array([{}], object)}, {}), {})
+    with pytest.raises(StateError, match="cannot be written"):
+        store.save(make_state(), {"bad": object()})
+    assert store.load_latest() is None
+
+
+def test_a_manifest_that_names_a_file_elsewhere_is_refused(store, tmp_path):
+    folder = store.save(make_state(), {}).path
+    from streamrecon.state import manifest as manifests
+
+    good = manifests.read(folder)
+    text = manifests.encode(good).replace(b"000-half_a_numerator.npy", b"../outside.npy")
+    (folder / "manifest.json").write_bytes(text)
+    with pytest.raises(CheckpointCorrupt):
+        store.load_latest()
+
+
+def test_another_schema_version_is_incompatible_not_corrupt(store):
+    import hashlib
+
+    folder = store.save(make_state(), {}).path
+    body = json.loads((folder / "manifest.json").read_bytes())["manifest"]
+    body["schema_version"] = 99
+    text = json.dumps(body).encode()
+    seal = hashlib.blake2b(text, digest_size=32).hexdigest().encode()
+    (folder / "manifest.json").write_bytes(b'{"blake2b":"' + seal + b'","manifest":' + text + b"}")
+    with pytest.raises(CheckpointIncompatible, match="found 99"):
+        store.load_latest()
+
+
+def test_incompatible_configuration_is_named_key_by_key():
+    saved = {"engine": {"samples": 48, "rounds": 2}, "shape": [1, 2], "gone": 1}
+    check_compatible(saved, {"engine": {"rounds": 2, "samples": 48}, "shape": (1, 2), "gone": 1})
+    with pytest.raises(CheckpointIncompatible) as caught:
+        check_compatible(saved, {"engine": {"samples": 64, "rounds": 2}, "shape": (1, 2), "new": None})
+    message = str(caught.value)
+    assert "engine.samples: the checkpoint has 48, the configuration 64" in message
+    assert "gone: the checkpoint has 1, the configuration '(not set)'" in message
+    assert "new: the checkpoint has '(not set)', the configuration None" in message
+    assert "rounds" not in message
+    assert "shape" not in message
+
+
+def test_background_hands_back_the_token_only_when_durable(store, monkeypatch):
+    go = threading.Event()
+    checkpointer = AsyncCheckpointer[list](store, before=lambda: go.wait(10) and None)
+    checkpointer.submit(make_state(), {"i": 1}, [4, 5])
+    assert checkpointer.busy
+    assert checkpointer.poll() is None
+    assert store.load_latest() is None
+    with pytest.raises(RuntimeError, match="still under way"):
+        checkpointer.submit(make_state(), {}, [])
+    go.set()
+    saved, token = checkpointer.poll(None)
+    assert token == [4, 5]
+    assert saved.path.is_dir()
+    assert not checkpointer.busy
+    assert checkpointer.poll(None) is None
+    checkpointer.close()
+
+
+def test_background_failure_is_raised_once_and_the_next_one_may_succeed(store):
+    checkpointer = AsyncCheckpointer[int](store)
+    checkpointer.submit(make_state(), {"bad": object()}, 1)
+    with pytest.raises(StateError):
+        checkpointer.poll(None)
+    checkpointer.submit(make_state(), {}, 2)
+    assert checkpointer.poll(None)[1] == 2
+    checkpointer.close()
