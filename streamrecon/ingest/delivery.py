@@ -1,4 +1,4 @@
-"""Turning a batch of the ledger into the message that carries it, with its pixels where they are asked for."""
+"""Turning a batch of the ledger into the message that carries it, with its pixels if asked for."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from streamrecon.ingest.ledger import Ledger
 from streamrecon.ingest.ledger_schema import BatchRecord
 from streamrecon.ingest.metrics import IngestMetrics, NoIngestMetrics
 from streamrecon.transport.feed_schema import (
-    MAX_PIXEL_BYTES,
+    MAX_HEADER_BYTES,
     PROTOCOL_VERSION,
     STACK_UNREADABLE,
     Ack,
@@ -100,7 +100,7 @@ class FeedServer:
         # Credits bound what is under way, so nothing may be dropped for a full queue.
         self._socket.set(zmq.SNDHWM, 0)
         self._socket.set(zmq.LINGER, 1000)
-        self._socket.set(zmq.MAXMSGSIZE, MAX_PIXEL_BYTES)
+        self._socket.set(zmq.MAXMSGSIZE, MAX_HEADER_BYTES)
         try:
             self._socket.bind(endpoint)
         except zmq.ZMQError as error:
@@ -193,8 +193,9 @@ class FeedServer:
         session = self._ledger.session
         if hello.session not in ("", session):
             reason = (
-                f"{self._ledger_name()}: the worker's checkpoint belongs to session {hello.session}, the ledger "
-                f"is of session {session}; give the worker an empty checkpoint folder, or bring the ledger back"
+                f"{self._ledger.path}: expected a worker of session {session}, found a checkpoint of session "
+                f"{hello.session}; give the worker an empty checkpoint folder, or bring back "
+                "the ledger"
             )
             _log.error("worker_refused", worker=hello.worker_id, reason=reason)
             self._send(route, ErrorReply("session_mismatch", reason))
@@ -241,9 +242,9 @@ class FeedServer:
     ) -> None:
         """Tell a worker that it has batches it must not have, and take everything else back from it."""
         reason = (
-            f"{self._ledger_name()}: worker {worker_id} has batches {list(batch_ids)[:10]} that the ledger has "
-            "withdrawn, has lent to or had folded by another worker, or does not know; restart the worker "
-            "from its last checkpoint, and if that has them too, with an empty one"
+            f"{self._ledger.path}: worker {worker_id} has batches {list(batch_ids)[:10]} that the ledger "
+            "has withdrawn, has lent to or had folded by another worker, or does not know; restart the "
+            "worker from its last checkpoint, and if that has them too, with an empty one"
         )
         _log.error("worker_refused", worker=worker_id, reason=reason)
         self._workers.pop(worker_id, None)
@@ -324,6 +325,3 @@ class FeedServer:
     def _send_frames(self, route: bytes, frames: Sequence[bytes]) -> None:
         # A ROUTER drops what it cannot route; the lease brings the batch back.
         self._socket.send_multipart([route, *frames], copy=False)
-
-    def _ledger_name(self) -> str:
-        return str(self._ledger.path)

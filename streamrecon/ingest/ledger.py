@@ -130,6 +130,13 @@ class Ledger:
         )
         return [FileRecord(*row) for row in rows]
 
+    def stack_signature(self, name: str) -> tuple[int, int] | None:
+        """Return (size, mtime_ns) of a stack as it was when it was last ready."""
+        row = self._connection.execute(
+            "SELECT size, mtime_ns FROM stacks WHERE name = ? AND sections IS NOT NULL", (name,)
+        ).fetchone()
+        return None if row is None else (int(row[0]), int(row[1]))
+
     def stack_sizes(self, names: Sequence[str]) -> list[int]:
         """Return each stack's size in bytes as it was when it became ready, -1 if unknown."""
         sizes = []
@@ -203,13 +210,18 @@ class Ledger:
         )
         return True
 
-    def release(self, path: str) -> None:
-        """Give a changed file, and those of its particles that were set aside, another chance."""
+    def pardon(self, path: str) -> None:
+        """Take a file out of quarantine; particles of it that were set aside stay there."""
+        self._connection.execute("DELETE FROM quarantine WHERE path = ? AND identity = ''", (path,))
+
+    def release(self, path: str) -> list[ParticleRow]:
+        """Give a changed file another chance, and return those of its particles that were set aside."""
         with self.transaction():
             self._connection.execute("DELETE FROM quarantine WHERE path = ?", (path,))
-            self._connection.execute(
-                "DELETE FROM particles WHERE stack = ? AND state = 'quarantined'", (path,)
-            )
+            rows = self._connection.execute(
+                "DELETE FROM particles WHERE stack = ? AND state = 'quarantined' RETURNING row", (path,)
+            ).fetchall()
+        return [msgspec.json.decode(row, type=ParticleRow) for (row,) in rows]
 
     def quarantined(self) -> list[QuarantineEntry]:
         """Return what was set aside, oldest first."""

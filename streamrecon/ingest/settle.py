@@ -126,6 +126,15 @@ class FileSettle:
         self._probed_at = self._busy_since = self._tick(now)
         self._problem = problem
 
+    def recheck(self) -> None:
+        """Forget the verdict: the counterpart changed, so that the same file may be good now."""
+        self._probed_at = None
+        self._problem = None
+
+    def unchanged_seconds(self, now: float) -> float:
+        """Return how long the file has been as it is, or away."""
+        return self._tick(now) - self._since
+
     def still(self, now: float) -> bool:
         """Return True if size and mtime have stood still for ``settle_seconds``."""
         return self._signature is not None and self._tick(now) - self._since >= self._times.settle_seconds

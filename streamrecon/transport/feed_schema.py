@@ -210,7 +210,8 @@ def _pixels(batch: Batch, frames: Sequence[bytes]) -> NDArray[np.float32]:
             f"batch {batch.batch_id}: expected {expected} bytes of pixels for {shape} float32 "
             f"(at most {MAX_PIXEL_BYTES}), found {found}; is the peer a streamrecon of this version?"
         )
-    return np.frombuffer(frames[1], np.float32).reshape(shape)
+    # A copy: the frame's memory is read-only, images read from a stack are not.
+    return np.frombuffer(frames[1], np.float32).reshape(shape).copy()
 
 
 def compress_ids(ids: Iterable[int]) -> list[tuple[int, int]]:

@@ -96,7 +96,7 @@ def table_from_wire(wire: TableWire) -> ParticleTable:
     """
     n = len(wire)
     return ParticleTable(
-        optics_groups=tuple(_optics_from_wire(g) for g in wire.optics_groups),
+        optics_groups=tuple(optics_from_wire(g) for g in wire.optics_groups),
         stack_names=tuple(wire.stack_names),
         optics_group_index=_index("optics_group_index", wire.optics_group_index, n, len(wire.optics_groups)),
         stack_number=_index("stack_number", wire.stack_number, n, len(wire.stack_names)),
@@ -156,7 +156,7 @@ def table_from_rows(rows: Sequence[ParticleRow]) -> ParticleTable:
     names = [r.micrograph_name for r in rows if r.micrograph_name is not None]
     n = len(rows)
     return ParticleTable(
-        optics_groups=tuple(_optics_from_wire(g) for g in groups),
+        optics_groups=tuple(optics_from_wire(g) for g in groups),
         stack_names=tuple(stacks),
         optics_group_index=np.array(group_index, np.int32),
         stack_number=np.array(stack_number, np.int32),
@@ -182,7 +182,8 @@ def _optics_to_wire(group: OpticsGroup) -> OpticsWire:
     )
 
 
-def _optics_from_wire(wire: OpticsWire) -> OpticsGroup:
+def optics_from_wire(wire: OpticsWire) -> OpticsGroup:
+    """Return the optics group."""
     return OpticsGroup(
         wire.name,
         wire.voltage_kilovolt,

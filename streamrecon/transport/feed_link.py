@@ -1,0 +1,201 @@
+"""The thread that owns the worker's socket: Hello and heartbeats go on while the engine folds."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Iterable
+
+import numpy as np
+import structlog
+import zmq
+from numpy.typing import NDArray
+
+from streamrecon.errors import ProtocolVersionError, TransportError
+from streamrecon.transport.feed_schema import (
+    PROTOCOL_VERSION,
+    Ack,
+    Batch,
+    Bye,
+    Credit,
+    ErrorReply,
+    Heartbeat,
+    Hello,
+    IngestMessage,
+    Nack,
+    Welcome,
+    WorkerMessage,
+    compress_ids,
+    decode_ingest_message,
+    encode,
+)
+
+_log = structlog.get_logger(__name__)
+_HELLO_SECONDS = 1.0
+_TICK_MILLISECONDS = 20
+_HEARTBEAT_SECONDS = 1.0
+_HEARTBEATS_A_LEASE = 4
+
+
+class FeedLink:
+    """Speaks the protocol in a thread of its own; decides nothing but what is a duplicate.
+
+    Attributes
+    ----------
+    inbox : queue of (message, pixels or None)
+        Never holds the same batch twice, nor one that is folded already.
+    """
+
+    def __init__(
+        self,
+        endpoint: str,
+        worker_id: str,
+        hostname: str,
+        credits: int,
+        session: str,
+        folded: Iterable[int],
+    ) -> None:
+        self.inbox: queue.Queue[tuple[IngestMessage, NDArray[np.float32] | None]] = queue.Queue()
+        self._outbox: queue.Queue[WorkerMessage] = queue.Queue()
+        self._worker_id = worker_id
+        self._hostname = hostname
+        self._credits = credits
+        self._lock = threading.Lock()
+        self._session = session
+        self._folded = set(folded)
+        self._held: set[int] = set()
+        self._waiting = 0
+        self._stop = threading.Event()
+        self._welcome: Welcome | None = None
+        self._refused = False
+        self._hello_at = -_HELLO_SECONDS
+        self._sent_at = 0.0
+        self._context = zmq.Context()
+        self._socket = self._context.socket(zmq.DEALER)
+        self._socket.set(zmq.RCVHWM, 0)
+        self._socket.set(zmq.LINGER, 500)
+        # Nothing is kept for a server that is away: a new Hello says it all once it is back.
+        self._socket.set(zmq.IMMEDIATE, 1)
+        self._socket.set(zmq.RECONNECT_IVL, 100)
+        self._socket.set(zmq.RECONNECT_IVL_MAX, 2000)
+        self._socket.connect(endpoint)
+        self._thread = threading.Thread(target=self._run, name="feed-link", daemon=True)
+        self._thread.start()
+
+    def taken(self) -> None:
+        """Note that a batch was taken from the inbox, so that another may be sent."""
+        with self._lock:
+            self._waiting -= 1
+            self._outbox.put(Credit(1))
+
+    def acknowledge(self, batch_ids: list[int]) -> None:
+        """Say that the worker holds these batches in a durable checkpoint."""
+        with self._lock:
+            self._folded.update(batch_ids)
+            self._held.difference_update(batch_ids)
+            self._outbox.put(Ack(batch_ids))
+
+    def give_back(self, batch_id: int, kind: str, reason: str) -> None:
+        """Say that the worker cannot use a batch; it may come again in another form."""
+        with self._lock:
+            self._held.discard(batch_id)
+            self._outbox.put(Nack(batch_id, kind, reason))
+
+    def close(self) -> None:
+        """Say Bye and end the thread."""
+        self._stop.set()
+        self._thread.join()
+        self._context.term()
+
+    def _run(self) -> None:
+        try:
+            while not self._stop.is_set():
+                if self._welcome is not None:
+                    self._send_outbox()
+                now = time.monotonic()
+                if self._welcome is None and not self._refused and now - self._hello_at >= _HELLO_SECONDS:
+                    self._hello(now)
+                elif self._welcome is not None:
+                    every = min(_HEARTBEAT_SECONDS, self._welcome.lease_seconds / _HEARTBEATS_A_LEASE)
+                    if now - self._sent_at >= every:
+                        self._send(Heartbeat())
+                while self._socket.poll(_TICK_MILLISECONDS):
+                    self._receive(self._socket.recv_multipart())
+                    if self._stop.is_set() or not self._outbox.empty():
+                        break
+            if self._welcome is not None:
+                self._send_outbox()
+                self._send(Bye())
+        finally:
+            self._socket.close()
+
+    def _send_outbox(self) -> None:
+        while self._welcome is not None:
+            try:
+                message = self._outbox.get_nowait()
+            except queue.Empty:
+                return
+            self._send(message)
+
+    def _send(self, message: WorkerMessage) -> None:
+        try:
+            self._socket.send_multipart(encode(message), zmq.NOBLOCK)
+            self._sent_at = time.monotonic()
+        except zmq.Again:
+            # No server. Whatever this message said, the next Hello says it too.
+            self._welcome = None
+
+    def _hello(self, now: float) -> None:
+        self._hello_at = now
+        with self._lock:
+            # This Hello says what waits: credits in its credits, Acks in its folded, Nacks as not held.
+            while not self._outbox.empty():
+                self._outbox.get_nowait()
+            hello = Hello(
+                version=PROTOCOL_VERSION,
+                worker_id=self._worker_id,
+                hostname=self._hostname,
+                credits=max(0, self._credits - self._waiting),
+                session=self._session,
+                folded=compress_ids(self._folded),
+                held=sorted(self._held),
+            )
+        self._send(hello)
+
+    def _receive(self, frames: list[bytes]) -> None:
+        try:
+            message, pixels = decode_ingest_message(frames)
+        except ProtocolVersionError as error:
+            message, pixels = ErrorReply("protocol_version", str(error)), None
+        except TransportError as error:
+            _log.warning("feed_message_dropped", reason=str(error)[:500])
+            return
+        match message:
+            case Welcome():
+                self._welcome = message
+                self._session = message.session
+            case ErrorReply(kind="unknown_worker"):
+                # The server was restarted, or had given us up.
+                self._welcome = None
+                return
+            case ErrorReply():
+                self._welcome = None
+                self._refused = True
+            case Batch() if not self._is_new(message.batch_id):
+                return
+            case _:
+                pass
+        self.inbox.put((message, pixels))
+
+    def _is_new(self, batch_id: int) -> bool:
+        with self._lock:
+            known = batch_id in self._held or batch_id in self._folded
+            if known:
+                self._outbox.put(Credit(1))
+            if batch_id in self._folded:
+                self._outbox.put(Ack([batch_id]))
+            if not known:
+                self._held.add(batch_id)
+                self._waiting += 1
+        return not known
