@@ -45,7 +45,7 @@ def euler_from_rotation(rotation: NDArray[np.floating]) -> NDArray[np.float64]:
     )
     rot = np.where(gimbal, flat_rot, rot)
     psi = np.where(gimbal, 0.0, psi)
-    return np.rad2deg(np.stack([rot, tilt, psi], axis=-1))
+    return np.asarray(np.rad2deg(np.stack([rot, tilt, psi], axis=-1)), np.float64)
 
 
 def rotation_from_rotation_vector(rotation_vector: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -68,7 +68,7 @@ def random_rotations(rng: np.random.Generator, n: int) -> NDArray[np.float64]:
 def random_quaternions(rng: np.random.Generator, n: int) -> NDArray[np.float64]:
     """Draw n unit quaternions (w, x, y, z), uniform on SO(3)."""
     q = rng.standard_normal((n, 4))
-    return q / np.linalg.norm(q, axis=1, keepdims=True)
+    return np.asarray(q / np.linalg.norm(q, axis=1, keepdims=True), np.float64)
 
 
 def rotation_from_quaternion(quaternion: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -83,9 +83,7 @@ def quaternion_from_rotation(rotation: NDArray[np.floating]) -> NDArray[np.float
     return np.asarray(r.as_quat(scalar_first=True), np.float64)
 
 
-def angular_distance_degrees(
-    rotation_1: NDArray[np.floating], rotation_2: NDArray[np.floating]
-) -> NDArray[np.float64]:
+def angular_distance_degrees(rotation_1: NDArray[np.floating], rotation_2: NDArray[np.floating]) -> NDArray[np.float64]:
     """Return the angle of the rotation between each pair, (n,) float64, degrees."""
     trace = np.einsum("...ij,...ij->...", np.asarray(rotation_1, np.float64), rotation_2)
-    return np.rad2deg(np.arccos(np.clip((trace - 1.0) / 2.0, -1.0, 1.0)))
+    return np.asarray(np.rad2deg(np.arccos(np.clip((trace - 1.0) / 2.0, -1.0, 1.0))), np.float64)

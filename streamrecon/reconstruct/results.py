@@ -94,7 +94,7 @@ class EngineState:
     """Everything needed to go on as if nothing had happened: arrays, and scalars that JSON can hold."""
 
     arrays: Mapping[str, NDArray[np.generic]]
-    scalars: Mapping[str, int | float | str | bool]
+    scalars: Mapping[str, int | float | str]
 
 
 class EngineLike(Protocol):

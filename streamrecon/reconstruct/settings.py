@@ -17,6 +17,8 @@ class EngineSettings:
         Rings of the global polar search (k_c).
     direction_order : int
         HEALPix n_side of the search's directions: 4 has 192, 15 degrees apart.
+    in_plane_angles : int, even
+        In-plane angles of the search.
     shift_range_angstrom : float, angstrom
         Particles are looked for within this distance of the box centre; 0 means 6 % of the box.
     samples : int
@@ -35,6 +37,10 @@ class EngineSettings:
         Never use finer detail; 0 means up to 0.95 of Nyquist.
     update_images : int
         The map is solved again after that many images once settled.
+    search_window_images, settled_window_images : float
+        Images the running sums remember before and after settling (online EM's n / rho).
+    window_growth : float
+        The settled window grows to this share of the images seen since settling.
     threads : int
         0 means one a core.
     """
@@ -42,6 +48,7 @@ class EngineSettings:
     particle_diameter_angstrom: float = 0.0
     search_shells: int = 14
     direction_order: int = 4
+    in_plane_angles: int = 48
     shift_range_angstrom: float = 0.0
     samples: int = 48
     rounds: int = 2
@@ -52,4 +59,7 @@ class EngineSettings:
     images_per_shell: int = 300
     maximum_resolution_angstrom: float = 0.0
     update_images: int = 300
+    search_window_images: float = 500.0
+    settled_window_images: float = 1700.0
+    window_growth: float = 0.6
     threads: int = 0

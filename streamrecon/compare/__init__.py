@@ -1,0 +1,1 @@
+"""Comparisons: maps against maps, poses against truth, and their plots."""

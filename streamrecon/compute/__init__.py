@@ -1,0 +1,1 @@
+"""Where the arithmetic runs: one engine, a backend a kind of device."""

@@ -1,0 +1,176 @@
+"""Central slices at given poses: extract, score against images, measure residuals, insert."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from streamrecon.compute.cpu_kernels.simd import gather_trilinear, scatter_trilinear
+
+_ZERO = np.float32(0.0)
+_ONE = np.float32(1.0)
+_TWO_PI = np.float32(2 * np.pi)
+
+
+@njit(inline="always")
+def locate(rotation, kx, ky, pad, radius, step_y, step_z, base, fx, fy, fz, sign, width):
+    """Find where each slice point falls in a half-space cube.
+
+    rotation (3, 3): the slice at (kx, ky) is the volume at rotation @ (kx, ky, 0). Written, each
+    (n_points,): base (index of the lower corner in floats, ``width`` floats a voxel), the fractions,
+    and sign (-1 where the point was folded to its Friedel mate).
+    """
+    r0, r1 = pad * rotation[0, 0], pad * rotation[0, 1]
+    r2, r3 = pad * rotation[1, 0], pad * rotation[1, 1]
+    r4, r5 = pad * rotation[2, 0], pad * rotation[2, 1]
+    for p in range(kx.shape[0]):
+        x = r0 * kx[p] + r1 * ky[p]
+        y = r2 * kx[p] + r3 * ky[p]
+        z = r4 * kx[p] + r5 * ky[p]
+        s = _ONE if x >= _ZERO else -_ONE
+        x, y, z = x * s, y * s + radius, z * s + radius
+        ix, iy, iz = np.int32(x), np.int32(y), np.int32(z)  # all are positive: truncation is floor
+        fx[p], fy[p], fz[p] = x - np.float32(ix), y - np.float32(iy), z - np.float32(iz)
+        sign[p] = s
+        base[p] = iz * step_z + iy * step_y + np.int32(width) * ix
+
+
+@njit(inline="always")
+def shift_phases(shift_x, shift_y, box_size, k_max, runs, axis_re, axis_im, phase_re, phase_im):
+    """exp(-2 pi i k.t / N) at every point: a table along kx times one factor a row."""
+    scale = -_TWO_PI / np.float32(box_size)
+    for k in range(k_max + 1):
+        angle = scale * shift_x * np.float32(k)
+        axis_re[k] = np.cos(angle)
+        axis_im[k] = np.sin(angle)
+    for r in range(runs.shape[0]):
+        start, count, kx0 = runs[r, 0], runs[r, 1], runs[r, 2]
+        angle = scale * shift_y * np.float32(runs[r, 3])
+        row_re, row_im = np.cos(angle), np.sin(angle)
+        for c in range(count):
+            x_re, x_im = axis_re[kx0 + c], axis_im[kx0 + c]
+            phase_re[start + c] = x_re * row_re - x_im * row_im
+            phase_im[start + c] = x_re * row_im + x_im * row_re
+
+
+@njit(nogil=True, fastmath=True, cache=True, error_model="numpy")
+def extract_slices(cube, pad, kx, ky, rotation, out_re, out_im):
+    """Extract central slices: cube (z, y, x, 2) float32; rotation (n, 3, 3); out (n, n_points), written."""
+    radius = np.float32(cube.shape[2] - 1)
+    step_y = np.int32(2 * cube.shape[2])
+    step_z = np.int32(step_y * cube.shape[1])
+    flat = cube.reshape(-1)
+    m = kx.shape[0]
+    fx, fy, fz, sign = np.empty((4, m), np.float32)
+    base = np.empty(m, np.int32)
+    for i in range(rotation.shape[0]):
+        locate(rotation[i], kx, ky, np.float32(pad), radius, step_y, step_z, base, fx, fy, fz, sign, 2)
+        for p in range(m):
+            re, im = gather_trilinear(flat, np.int64(base[p]), np.int64(step_y), np.int64(step_z), fx[p], fy[p], fz[p])
+            out_re[i, p] = re
+            out_im[i, p] = im * sign[p]
+
+
+@njit(nogil=True, fastmath=True, cache=True, error_model="numpy")
+def score_poses(cube, pad, kx, ky, runs, k_max, box_size, cross_re, cross_im, power_weight, rotation, shift, out):
+    """Log-likelihood ratio of each image at each of its own poses.
+
+    cube (z, y, x, 2); cross, power_weight (n, n_points) from `weight_half_plane`; rotation (n, K, 3, 3);
+    shift (n, K, 2) float32, pixels; out (n, K) float32, written.
+    """
+    radius = np.float32(cube.shape[2] - 1)
+    step_y = np.int32(2 * cube.shape[2])
+    step_z = np.int32(step_y * cube.shape[1])
+    flat = cube.reshape(-1)
+    m = kx.shape[0]
+    fx, fy, fz, sign = np.empty((4, m), np.float32)
+    re, im, phase_re, phase_im = np.empty((4, m), np.float32)
+    axis_re, axis_im = np.empty((2, k_max + 1), np.float32)
+    base = np.empty(m, np.int32)
+    for i in range(rotation.shape[0]):
+        for j in range(rotation.shape[1]):
+            locate(rotation[i, j], kx, ky, np.float32(pad), radius, step_y, step_z, base, fx, fy, fz, sign, 2)
+            for p in range(m):
+                re[p], im[p] = gather_trilinear(
+                    flat, np.int64(base[p]), np.int64(step_y), np.int64(step_z), fx[p], fy[p], fz[p]
+                )
+            shift_phases(shift[i, j, 0], shift[i, j, 1], box_size, k_max, runs, axis_re, axis_im, phase_re, phase_im)
+            total = _ZERO
+            for p in range(m):
+                a, b = re[p], im[p] * sign[p]
+                moved_re = a * phase_re[p] - b * phase_im[p]
+                moved_im = a * phase_im[p] + b * phase_re[p]
+                total += cross_re[i, p] * moved_re + cross_im[i, p] * moved_im
+                total -= power_weight[i, p] * (a * a + b * b)
+            out[i, j] = total
+
+
+@njit(nogil=True, fastmath=True, cache=True, error_model="numpy")
+def residual_power(cube, pad, kx, ky, runs, k_max, box_size, shell, real, imaginary, ctf, rotation, shift, out):
+    """Mean of |I - C S P|^2 over each shell, one pose an image: out (n, n_shells) float32, written."""
+    radius = np.float32(cube.shape[2] - 1)
+    step_y = np.int32(2 * cube.shape[2])
+    step_z = np.int32(step_y * cube.shape[1])
+    flat = cube.reshape(-1)
+    m = kx.shape[0]
+    fx, fy, fz, sign = np.empty((4, m), np.float32)
+    phase_re, phase_im = np.empty((2, m), np.float32)
+    axis_re, axis_im = np.empty((2, k_max + 1), np.float32)
+    base = np.empty(m, np.int32)
+    n_shells = out.shape[1]
+    count = np.zeros(n_shells, np.float32)
+    for p in range(m):
+        count[shell[p]] += _ONE
+    for i in range(rotation.shape[0]):
+        locate(rotation[i], kx, ky, np.float32(pad), radius, step_y, step_z, base, fx, fy, fz, sign, 2)
+        shift_phases(shift[i, 0], shift[i, 1], box_size, k_max, runs, axis_re, axis_im, phase_re, phase_im)
+        out[i, :] = _ZERO
+        for p in range(m):
+            a, b = gather_trilinear(flat, np.int64(base[p]), np.int64(step_y), np.int64(step_z), fx[p], fy[p], fz[p])
+            b *= sign[p]
+            d_re = real[i, p] - ctf[i, p] * (a * phase_re[p] - b * phase_im[p])
+            d_im = imaginary[i, p] - ctf[i, p] * (a * phase_im[p] + b * phase_re[p])
+            out[i, shell[p]] += d_re * d_re + d_im * d_im
+        for s in range(n_shells):
+            if count[s] > _ZERO:
+                out[i, s] /= count[s]
+
+
+@njit(nogil=True, fastmath=True, cache=True, error_model="numpy")
+def insert_slices(
+    accumulator, pad, kx, ky, runs, k_max, box_size, cross_re, cross_im, power_weight,
+    rotation, shift, weight, minimum_weight, gain,
+):  # fmt: skip
+    """Add weighted images to an accumulator: the adjoint of extraction, shift and CTF.
+
+    accumulator (z, y, x, 4) float32: numerator re, im, weight, unused; images as in `score_poses`;
+    weight (n, K): poses below minimum_weight are left out; gain: a factor for all.
+    Returns the number of slices inserted.
+    """
+    radius = np.float32(accumulator.shape[2] - 1)
+    step_y = np.int32(4 * accumulator.shape[2])
+    step_z = np.int32(step_y * accumulator.shape[1])
+    flat = accumulator.reshape(-1)
+    m = kx.shape[0]
+    fx, fy, fz, sign = np.empty((4, m), np.float32)
+    phase_re, phase_im = np.empty((2, m), np.float32)
+    axis_re, axis_im = np.empty((2, k_max + 1), np.float32)
+    base = np.empty(m, np.int32)
+    inserted = 0
+    for i in range(rotation.shape[0]):
+        for j in range(rotation.shape[1]):
+            if weight[i, j] < minimum_weight:
+                continue
+            inserted += 1
+            w = np.float32(weight[i, j] * gain)
+            half_w = np.float32(0.5) * w  # cross holds a factor two
+            locate(rotation[i, j], kx, ky, np.float32(pad), radius, step_y, step_z, base, fx, fy, fz, sign, 4)
+            shift_phases(shift[i, j, 0], shift[i, j, 1], box_size, k_max, runs, axis_re, axis_im, phase_re, phase_im)
+            for p in range(m):
+                re = cross_re[i, p] * phase_re[p] + cross_im[i, p] * phase_im[p]
+                im = cross_im[i, p] * phase_re[p] - cross_re[i, p] * phase_im[p]
+                scatter_trilinear(
+                    flat, np.int64(base[p]), np.int64(step_y), np.int64(step_z), fx[p], fy[p], fz[p],
+                    half_w * re, half_w * im * sign[p], w * power_weight[i, p],
+                )  # fmt: skip
+    return inserted

@@ -1,0 +1,1 @@
+"""The pose posterior of an image: global search, draws, adaptive importance sampling."""

@@ -1,0 +1,130 @@
+"""Adaptive importance sampling of poses at full band.
+
+Population Monte Carlo: samples of the coarse posterior are scored exactly, resampled, and replaced by new
+ones in ever smaller boxes around them; each round's weights use the density of its whole mixture, so the
+last round alone is a self-normalised importance sample of the posterior.
+
+References
+----------
+Cappe et al. 2004, J. Comput. Graph. Stat. 13, 907; Brubaker, Punjani and Fleet 2015, CVPR, section 4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from streamrecon.compute.backend import Array, Backend
+from streamrecon.fourier.points import HalfPlanePoints
+
+
+@dataclass(frozen=True)
+class SamplingPlan:
+    """How poses are refined after the first draw.
+
+    Attributes
+    ----------
+    rotation_half_widths : tuple of float, radians
+    shift_half_widths : tuple of float, pixels
+        One each a round.
+    shift_area : float, pixels^2
+        Of all shifts the search covers: the uniform density's support.
+    temperature : float
+    """
+
+    rotation_half_widths: tuple[float, ...]
+    shift_half_widths: tuple[float, ...]
+    shift_area: float
+    temperature: float
+
+
+@dataclass(frozen=True)
+class PoseSamples:
+    """Weighted poses of n images: rotation (n, K, 3, 3), shift (n, K, 2) pixels, weight (n, K).
+
+    ``log_evidence`` (n,) is the log of the likelihood ratio averaged over all poses (at the temperature),
+    ``effective_sample_size`` (n,) counts samples, ``best`` (n,) indexes the likeliest.
+    """
+
+    rotation: Array
+    shift: Array
+    weight: Array
+    log_evidence: Array
+    effective_sample_size: Array
+    best: Array
+    evaluations: int
+
+    def best_pose(self) -> tuple[Array, Array]:
+        """Return rotation (n, 3, 3) and shift (n, 2) of each image's likeliest sample."""
+        rows = np.arange(len(self.best))
+        return self.rotation[rows, self.best], self.shift[rows, self.best]
+
+    @classmethod
+    def concatenate(cls, pieces: Sequence[PoseSamples]) -> PoseSamples:
+        """Join the samples of consecutive images."""
+        names = ("rotation", "shift", "weight", "log_evidence", "effective_sample_size", "best")
+        joined = {name: np.concatenate([getattr(piece, name) for piece in pieces]) for name in names}
+        return cls(**joined, evaluations=sum(piece.evaluations for piece in pieces))
+
+
+def plan_rounds(
+    rotation_half_width: float, shift_half_width: float, rotation_target: float, max_rounds: int
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Halve the boxes each round until they are as small as the band can resolve.
+
+    Returns the half widths in rotation (radians) and shift (pixels), one a round, at least one round.
+    """
+    rotations, shifts = [], []
+    for _ in range(max_rounds):
+        rotation_half_width, shift_half_width = rotation_half_width / 2, shift_half_width / 2
+        rotations.append(rotation_half_width)
+        shifts.append(shift_half_width)
+        if rotation_half_width <= rotation_target:
+            break
+    return tuple(rotations), tuple(shifts)
+
+
+def refine_samples(
+    backend: Backend,
+    cube: Array,
+    pad: int,
+    points: HalfPlanePoints,
+    box_size: int,
+    weighed: Array,
+    first: tuple[Array, Array, Array, Array],
+    plan: SamplingPlan,
+    random: tuple[Array, Array],
+) -> PoseSamples:
+    """Score the first draws and refine them round by round.
+
+    Parameters
+    ----------
+    weighed : ndarray, (3, n, n_points)
+        From `Backend.weigh`.
+    first : rotation (n, K, 3, 3), shift (n, K, 2), density (n, K), anything
+        As `GlobalSearch.draw` returns them.
+    random : start (n, rounds), uniform (rounds, n, K, 5) float32 in [0, 1)
+    """
+    rotation, shift, density, _ = first
+    starts, moves = random
+    score = backend.score(cube, pad, points, box_size, weighed, rotation, shift)
+    weight, summary = backend.normalise(score, density, plan.temperature)
+    evaluations = score.size
+    for r, (turn, slide) in enumerate(zip(plan.rotation_half_widths, plan.shift_half_widths, strict=True)):
+        rotation, shift, density = backend.propose(
+            rotation, shift, weight, turn, slide, plan.shift_area, starts[:, r], moves[r]
+        )
+        score = backend.score(cube, pad, points, box_size, weighed, rotation, shift)
+        weight, summary = backend.normalise(score, density, plan.temperature)
+        evaluations += score.size
+    return PoseSamples(
+        rotation=rotation,
+        shift=shift,
+        weight=weight,
+        log_evidence=summary[:, 0],
+        effective_sample_size=summary[:, 1],
+        best=summary[:, 2].astype(np.int32),
+        evaluations=evaluations,
+    )

@@ -1,0 +1,113 @@
+"""The reconstruction proper: two half-set accumulators and the map they give."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamrecon.compute.backend import Array, Backend
+from streamrecon.fourier.points import HalfPlanePoints
+from streamrecon.inference.importance import PoseSamples
+from streamrecon.inference.observation import ImageGeometry
+from streamrecon.particles import HALVES
+from streamrecon.reconstruct.accumulator import Accumulator
+from streamrecon.reconstruct.mapping import MapSolver, SolvedMap
+
+PAD = 2
+_START_FSC = 0.5  # the prior of the very first map: as much signal as noise
+
+
+class HalfMaps:
+    """Running sums of both halves, and the latest map solved from them.
+
+    Attributes
+    ----------
+    fsc : ndarray, (n,) float32
+        Of the latest map; the spectral prior of the next.
+    cube : ndarray or None
+        The latest map ready for slicing; None before the first `solve`.
+    """
+
+    def __init__(self, backend: Backend, geometry: ImageGeometry, k_max: int) -> None:
+        self._backend = backend
+        self._box_size = geometry.box_size
+        self._solver = MapSolver(backend, geometry)
+        self._accumulators = (Accumulator(backend, PAD, k_max), Accumulator(backend, PAD, k_max))
+        self.fsc: NDArray[np.float32] = np.full(1, _START_FSC, np.float32)
+        self.latest: SolvedMap | None = None
+        self.cube: Array | None = None
+
+    def insert(
+        self,
+        half: Array,
+        samples: PoseSamples,
+        weighed: Array,
+        points: HalfPlanePoints,
+        minimum_weight: float,
+    ) -> None:
+        """Insert each half's images into its own accumulator, the two side by side.
+
+        Parameters
+        ----------
+        half : ndarray, (n,) int8
+        weighed : ndarray, (3, n, n_points)
+        """
+
+        def one(h: int) -> int:
+            rows = np.flatnonzero(half == h)
+            accumulator = self._accumulators[h]
+            accumulator.grow(points.k_max)
+            return self._backend.insert(
+                accumulator.grid, PAD, points, self._box_size, weighed[:, rows], samples.rotation[rows],
+                samples.shift[rows], samples.weight[rows], minimum_weight, accumulator.gain,
+            )  # fmt: skip
+
+        self._backend.run_each([partial(one, 0), partial(one, 1)])
+
+    def forget(self, keep: float) -> None:
+        """Let everything gathered so far count ``keep`` times as much; 0 forgets it."""
+        for accumulator in self._accumulators:
+            accumulator.forget(keep)
+
+    def solve(self, k_max: int) -> None:
+        """Solve for the map up to ``k_max`` and keep it as the latest."""
+        self.latest = self.peek(k_max)
+        self.fsc = self.latest.fsc
+
+    def peek(self, k_max: int) -> SolvedMap:
+        """Solve for the map up to ``k_max`` and change nothing."""
+        return self._solver.solve(self._accumulators, k_max, self.fsc)
+
+    def make_cube(self, k_max: int) -> Array:
+        """Turn the latest map into a cube that slices of ``k_max`` can be taken from."""
+        if self.latest is None:
+            raise RuntimeError("make_cube before solve")
+        self.cube = self._backend.cube(self.latest.volume, PAD, PAD * k_max + 2)
+        return self.cube
+
+    def state(self) -> tuple[dict[str, Array], dict[str, float]]:
+        """Return what a checkpoint needs: arrays on the host, and scalars."""
+        arrays = {f"accumulator_{h}": self._accumulators[i].grid for i, h in enumerate(HALVES)}
+        scalars: dict[str, float] = {"gain": self._accumulators[0].gain}
+        if self.latest is not None:
+            arrays |= {
+                "map_full": self.latest.volume,
+                "map_a": self.latest.half_a,
+                "map_b": self.latest.half_b,
+            }
+            scalars["map_k_max"] = self.latest.k_max
+        host = {name: self._backend.to_host(array) for name, array in arrays.items()}
+        return {**host, "fsc": self.fsc}, scalars
+
+    def restore(self, arrays: Mapping[str, Array], scalars: Mapping[str, int | float | str]) -> None:
+        """Take up what `state` gave."""
+        for i, h in enumerate(HALVES):
+            grid = self._backend.to_device(arrays[f"accumulator_{h}"])
+            self._accumulators[i].load(grid, float(scalars["gain"]))
+        self.fsc = np.array(arrays["fsc"], np.float32)
+        if "map_full" in arrays:
+            full, a, b = (self._backend.to_device(arrays[name]) for name in ("map_full", "map_a", "map_b"))
+            self.latest = SolvedMap(full, a, b, self.fsc, int(scalars["map_k_max"]))

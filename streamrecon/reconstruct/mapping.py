@@ -1,0 +1,124 @@
+"""From two half-set accumulators to the map: FSC, spectral prior, solution, real-space window.
+
+The FSC between the half maps gives each shell's signal-to-noise ratio, SSNR = FSC / (1 - FSC) a half, and that is the
+prior: V = numerator / (weight + mean weight / SSNR), RELION's form of the Wiener filter.
+
+References
+----------
+Scheres 2012, J. Struct. Biol. 180, 519, eq. 3 and 15; Rosenthal and Henderson 2003, J. Mol. Biol. 333, 721.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamrecon.compute.backend import Array, Backend
+from streamrecon.fourier.shells import fourier_shell_correlation, shell_index_rfft
+from streamrecon.inference.observation import ImageGeometry, soft_sphere
+from streamrecon.reconstruct.accumulator import Accumulator
+
+_FSC_RANGE = (0.02, 0.995)  # keeps the prior finite where halves agree or disagree by chance
+
+
+def map_box_for(k_max: int, box_size: int) -> int:
+    """Return an even box of small prime factors that holds ``k_max`` shells and a margin, at most ``box_size``."""
+    size = 2 * (k_max + 2)
+    while size < box_size:
+        rest = size
+        for prime in (2, 3, 5):
+            while rest % prime == 0:
+                rest //= prime
+        if rest == 1:
+            return size
+        size += 2
+    return box_size
+
+
+@dataclass(frozen=True)
+class SolvedMap:
+    """The map and halves of one update, real space, (map_box,)*3; ``fsc`` up to ``k_max``."""
+
+    volume: Array
+    half_a: Array
+    half_b: Array
+    fsc: NDArray[np.float32]
+    k_max: int
+
+
+class MapSolver:
+    """Solves for the map of a session's geometry."""
+
+    def __init__(self, backend: Backend, geometry: ImageGeometry) -> None:
+        self._backend = backend
+        self._geometry = geometry
+
+    def _mask(self, map_box: int) -> Array:
+        scale = map_box / self._geometry.box_size
+        radius = (self._geometry.particle_radius + 0.02 * self._geometry.box_size) * scale
+        edge = max(1.5, 0.08 * map_box)
+        return soft_sphere(map_box, min(radius, map_box / 2 - edge), edge, dimensions=3)
+
+    def solve(self, halves: tuple[Accumulator, Accumulator], k_max: int, fsc: NDArray[np.floating]) -> SolvedMap:
+        """Solve for the half maps and the map.
+
+        Parameters
+        ----------
+        halves : two Accumulator
+        k_max : int
+        fsc : ndarray, (>= 1,)
+            The last update's, the prior of this one; its last value serves the shells beyond.
+        """
+        backend = self._backend
+        pad = halves[0].pad
+        map_box = map_box_for(k_max, self._geometry.box_size)
+        a, b = halves[0].grid, halves[1].grid
+        # both halves forget together, so that they share one gain
+        scale = 1.0 / halves[0].gain
+        weight_a, weight_b = (
+            scale * weight
+            for weight in backend.run_each([partial(backend.shell_weights, grid, pad, k_max + 2) for grid in (a, b)])
+        )
+        clipped = np.clip(np.asarray(fsc, np.float64), *_FSC_RANGE)
+        shells = np.minimum(np.arange(k_max + 2), len(clipped) - 1)
+        ssnr = clipped[shells] / (1.0 - clipped[shells])
+        mask = self._mask(map_box)
+
+        def one(grids: tuple[Array, Array], regulariser: NDArray[np.float64], factor: float) -> Array:
+            return backend.solve(grids, pad, k_max, regulariser, factor, map_box) * mask
+
+        # the sum of both halves has twice the signal-to-noise ratio of one
+        volume, half_a, half_b = backend.run_each(
+            [
+                partial(one, (a, b), (weight_a + weight_b) / (2.0 * ssnr), scale),
+                partial(one, (a, a), weight_a / ssnr, scale / 2),
+                partial(one, (b, b), weight_b / ssnr, scale / 2),
+            ]
+        )
+        transforms = backend.run_each([partial(backend.rfftn, half) for half in (half_a, half_b)])
+        new_fsc = fourier_shell_correlation(
+            backend.to_host(transforms[0]),
+            backend.to_host(transforms[1]),
+            shell_index_rfft(map_box),
+            k_max + 1,
+        )
+        return SolvedMap(volume, half_a, half_b, new_fsc, k_max)
+
+
+def resize_volume(volume: NDArray[np.floating], box_size: int) -> NDArray[np.float32]:
+    """Fourier-resample a real-space map to another box that spans the same length, (box,)*3 float32.
+
+    The sum over voxels is kept: a projection keeps its transform.
+    """
+    old = len(volume)
+    transform = np.fft.fftshift(np.fft.fftn(np.fft.ifftshift(volume)))
+    out = np.zeros((box_size,) * 3, np.complex128)
+    # the Nyquist planes of the smaller box are dropped: they have no Friedel mate in the larger one
+    reach = min(old, box_size) // 2 - 1
+    take = slice(old // 2 - reach, old // 2 + reach + 1)
+    put = slice(box_size // 2 - reach, box_size // 2 + reach + 1)
+    out[put, put, put] = transform[take, take, take]
+    return np.fft.fftshift(np.fft.ifftn(np.fft.ifftshift(out)).real).astype(np.float32)

@@ -1,0 +1,144 @@
+"""The pose posterior of a batch: preparation, annealed search and sampling, against the current map."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamrecon.compute.backend import Array, Backend
+from streamrecon.fourier.points import HalfPlanePoints
+from streamrecon.fourier.polar import polar_grid
+from streamrecon.geometry.quadrature import pose_cells
+from streamrecon.inference.importance import PoseSamples, SamplingPlan, plan_rounds, refine_samples
+from streamrecon.inference.observation import ImageGeometry, Observations, Preparer
+from streamrecon.inference.search import GlobalSearch
+from streamrecon.reconstruct.half_maps import PAD
+from streamrecon.reconstruct.settings import EngineSettings
+
+_PROBE_SHARE = 0.2
+_SHIFT_STEP = 0.44  # of a resolution element at the search's last ring
+_ROTATION_TARGET = 0.25  # of a resolution element at the particle's rim
+
+
+class PoseEstimator:
+    """Estimates poses of images that were never seen before."""
+
+    def __init__(self, settings: EngineSettings, geometry: ImageGeometry, backend: Backend) -> None:
+        self._settings = settings
+        self._geometry = geometry
+        self._backend = backend
+        box = geometry.box_size
+        rings = min(settings.search_shells, box // 2 - 4)
+        grid = polar_grid(rings, geometry.particle_radius / box, settings.in_plane_angles)
+        self.cells = pose_cells(
+            settings.direction_order,
+            settings.in_plane_angles,
+            geometry.shift_range,
+            _SHIFT_STEP * box / rings,
+        )
+        self._search = GlobalSearch(backend, grid, self.cells, box)
+        self.preparer = Preparer(backend, geometry, grid)
+        self._cube: Array | None = None
+
+    @property
+    def search_rings(self) -> int:
+        """Rings the global search reads, whatever k_max is."""
+        return self._search.grid.n_rings
+
+    def set_map(self, cube: Array, k_max: int) -> None:
+        """Take up a new map."""
+        self._cube = cube
+        self._search.set_map(cube, PAD, k_max)
+
+    def probe(self, observations: Observations, inverse_noise: Array) -> NDArray[np.integer]:
+        """Return the cell histograms of a fifth of the images (see `annealing`)."""
+        n = max(1, int(np.ceil(_PROBE_SHARE * len(observations.group))))
+
+        def piece(a: int, b: int) -> Array:
+            found = self._search.search(observations.rings[a:b], observations.ring_ctf[a:b], inverse_noise[a:b])
+            return self._search.histogram(found)
+
+        return np.concatenate(self._backend.run(piece, n))
+
+    def weigh(self, observations: Observations, inverse_noise: Array, points: HalfPlanePoints, rows: slice) -> Array:
+        """Return the weighed images of some rows, (3, n, n_points)."""
+        return self._backend.weigh(
+            observations.real[rows],
+            observations.imaginary[rows],
+            observations.ctf[rows],
+            points.shell,
+            inverse_noise[rows],
+        )
+
+    def sample(
+        self,
+        observations: Observations,
+        inverse_noise: Array,
+        points: HalfPlanePoints,
+        temperature: float,
+        rng: np.random.Generator,
+    ) -> tuple[PoseSamples, Array]:
+        """Search and importance-sample every image; also return the weighed images.
+
+        Every image has its own random stream, so that the result does not depend on how a batch is cut
+        into pieces.
+        """
+        if self._cube is None:
+            raise RuntimeError("sample before set_map")
+        backend, cube, box = self._backend, self._cube, self._geometry.box_size
+        n, k = len(observations.group), self._settings.samples
+        plan = self._plan(points.k_max, temperature)
+        rounds = len(plan.rotation_half_widths)
+        defensive = round(self._settings.defensive_share * k)
+        start = rng.random((n, 1 + rounds), np.float32)
+        pick, place = rng.random((2, n, k, 4), np.float32)
+        moves = rng.random((rounds, n, k, 5), np.float32)
+
+        def piece(a: int, b: int) -> tuple[PoseSamples, Array]:
+            found = self._search.search(observations.rings[a:b], observations.ring_ctf[a:b], inverse_noise[a:b])
+            draws = (start[a:b, 0], pick[a:b], place[a:b])
+            first = self._search.draw(found, temperature, defensive, draws)
+            weighed = self.weigh(observations, inverse_noise, points, slice(a, b))
+            samples = refine_samples(
+                backend, cube, PAD, points, box, weighed, first, plan, (start[a:b, 1:], moves[:, a:b])
+            )
+            return samples, weighed
+
+        pieces = backend.run(piece, n)
+        weighed = np.concatenate([w for _, w in pieces], axis=1)
+        return PoseSamples.concatenate([s for s, _ in pieces]), weighed
+
+    def _plan(self, k_max: int, temperature: float) -> SamplingPlan:
+        g, cells = self._geometry, self.cells
+        turns, slides = plan_rounds(
+            cells.rotation_half_width,
+            cells.shift_step / 2,
+            _ROTATION_TARGET * g.box_size / (k_max * g.particle_radius),
+            self._settings.rounds,
+        )
+        return SamplingPlan(
+            rotation_half_widths=turns,
+            shift_half_widths=slides,
+            shift_area=len(cells.shifts) * cells.shift_step**2,
+            temperature=temperature,
+        )
+
+    def residual_power(
+        self, observations: Observations, samples: PoseSamples, points: HalfPlanePoints
+    ) -> NDArray[np.float32]:
+        """Return the residual power by shell at the best poses, (n, n_shells); beyond k_max all power is noise."""
+        cube, k = self._cube, points.k_max
+        if cube is None:
+            raise RuntimeError("residual_power before set_map")
+        rotation, shift = samples.best_pose()
+
+        def piece(a: int, b: int) -> Array:
+            observed = (observations.real[a:b], observations.imaginary[a:b], observations.ctf[a:b])
+            return self._backend.residual(
+                cube, PAD, points, self._geometry.box_size, k + 1, observed, rotation[a:b], shift[a:b]
+            )
+
+        residual = self._backend.to_host(np.concatenate(self._backend.run(piece, len(rotation))))
+        power = np.array(self._backend.to_host(observations.power))
+        power[:, 1 : k + 1] = residual[:, 1:]
+        return power
