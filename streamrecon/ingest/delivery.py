@@ -54,9 +54,7 @@ class Delivery:
         message = Batch(
             batch_id=batch.batch_id,
             session=self._ledger.session,
-            table=msgspec.structs.replace(
-                table, stack_names=[str(self._root / s) for s in table.stack_names]
-            ),
+            table=msgspec.structs.replace(table, stack_names=[str(self._root / s) for s in table.stack_names]),
             identities=identities,
             by_reference=by_reference,
             box_size=box_size,
@@ -93,6 +91,5 @@ class Delivery:
 def _identities(table: TableWire) -> list[str]:
     names = table.stack_names
     return [
-        f"{index + 1:06d}@{names[stack]}"
-        for index, stack in zip(table.stack_index, table.stack_number, strict=True)
+        f"{index + 1:06d}@{names[stack]}" for index, stack in zip(table.stack_index, table.stack_number, strict=True)
     ]

@@ -103,12 +103,8 @@ def examine_stack(
     return Examined(probe, inside, bad, sampling)
 
 
-def _check_sampling(
-    path: Path, rows: Mapping[int, ParticleRow], sampling: Sampling
-) -> dict[int, tuple[str, str]]:
-    session = OpticsGroup(
-        "the session's first stack", 0.0, 0.0, 0.0, sampling.pixel_size_angstrom, sampling.box_size
-    )
+def _check_sampling(path: Path, rows: Mapping[int, ParticleRow], sampling: Sampling) -> dict[int, tuple[str, str]]:
+    session = OpticsGroup("the session's first stack", 0.0, 0.0, 0.0, sampling.pixel_size_angstrom, sampling.box_size)
     errors: dict[object, ManifestMismatch] = {}
     for optics in {row.optics for row in rows.values()}:
         try:

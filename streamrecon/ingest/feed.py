@@ -237,9 +237,7 @@ class FeedServer:
         if self._draining:
             self._send(route, Drained())
 
-    def _refuse(
-        self, worker: _Worker | None, worker_id: str, batch_ids: Sequence[int], route: bytes = b""
-    ) -> None:
+    def _refuse(self, worker: _Worker | None, worker_id: str, batch_ids: Sequence[int], route: bytes = b"") -> None:
         """Tell a worker that it has batches it must not have, and take everything else back from it."""
         reason = (
             f"{self._ledger.path}: worker {worker_id} has batches {list(batch_ids)[:10]} that the ledger "

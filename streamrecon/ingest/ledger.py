@@ -77,9 +77,13 @@ class Ledger:
     # Files
 
     def put_stack(self, record: FileRecord) -> None:
-        """Note where a stack stands."""
+        """Note where a stack stands; size, mtime and sections stay those of when it was last ready."""
         self._connection.execute(
-            "INSERT OR REPLACE INTO stacks VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO stacks VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (name) DO UPDATE SET"
+            " state = excluded.state, reason = excluded.reason, changed_at = excluded.changed_at,"
+            " size = coalesce(excluded.size, size), mtime_ns = coalesce(excluded.mtime_ns, mtime_ns),"
+            " box_size = coalesce(excluded.box_size, box_size),"
+            " sections = coalesce(excluded.sections, sections)",
             (
                 record.name,
                 record.state,
@@ -93,9 +97,12 @@ class Ledger:
         )
 
     def put_manifest(self, record: FileRecord) -> None:
-        """Note where a manifest stands."""
+        """Note where a manifest stands; size, mtime and rows stay those of when it was last read."""
         self._connection.execute(
-            "INSERT OR REPLACE INTO manifests VALUES (?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO manifests VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (name) DO UPDATE SET"
+            " state = excluded.state, reason = excluded.reason, changed_at = excluded.changed_at,"
+            " size = coalesce(excluded.size, size), mtime_ns = coalesce(excluded.mtime_ns, mtime_ns),"
+            " rows = coalesce(excluded.rows, rows)",
             (
                 record.name,
                 record.state,
@@ -161,9 +168,7 @@ class Ledger:
         rows = self._connection.execute("SELECT stack_index FROM particles WHERE stack = ?", (stack,))
         return {index for (index,) in rows}
 
-    def add_particles(
-        self, rows: Mapping[str, ParticleRow], bad: Mapping[str, tuple[str, str]] | None = None
-    ) -> int:
+    def add_particles(self, rows: Mapping[str, ParticleRow], bad: Mapping[str, tuple[str, str]] | None = None) -> int:
         """Add particles by identity; one that is known already is left as it is.
 
         Parameters

@@ -161,8 +161,7 @@ class BatchLedger:
                     refused.append(batch_id)
                 elif batch.state != "folded" or not in_ranges(batch_id, folded):
                     self._connection.execute(
-                        "UPDATE batches SET state = 'leased', worker = ?, leased_at = ?, folded_at = NULL"
-                        " WHERE id = ?",
+                        "UPDATE batches SET state = 'leased', worker = ?, leased_at = ?, folded_at = NULL WHERE id = ?",
                         (worker, time.time(), batch_id),
                     )
         return newly_folded, refused, requeued
@@ -189,8 +188,7 @@ class BatchLedger:
                 )
                 if identity in bad:
                     self._connection.execute(
-                        "INSERT OR REPLACE INTO quarantine (path, identity, kind, reason, at)"
-                        " VALUES (?, ?, ?, ?, ?)",
+                        "INSERT OR REPLACE INTO quarantine (path, identity, kind, reason, at) VALUES (?, ?, ?, ?, ?)",
                         (stack, identity, *bad[identity], time.time()),
                     )
         return len(rows) - sum(identity in bad for _, identity, _ in rows)

@@ -140,8 +140,7 @@ class LedgerDatabase:
         except sqlite3.Error as error:
             self._release()
             raise StateError(
-                f"{path}: expected a streamrecon ledger, SQLite says {error}; "
-                "move the file away to start anew"
+                f"{path}: expected a streamrecon ledger, SQLite says {error}; move the file away to start anew"
             ) from error
         except StateError:
             self.close()

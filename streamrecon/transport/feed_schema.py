@@ -188,8 +188,7 @@ def _decode(decoder: msgspec.json.Decoder[_T], frames: Sequence[bytes], at_most:
         return decoder.decode(frames[0])
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise TransportError(
-            f"a message that is not of the feed protocol came ({error}); "
-            "does something else talk to feed.endpoint?"
+            f"a message that is not of the feed protocol came ({error}); does something else talk to feed.endpoint?"
         ) from error
 
 

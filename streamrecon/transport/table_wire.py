@@ -60,6 +60,11 @@ class ParticleRow(Struct, frozen=True, array_like=True):
     shift_angstrom: tuple[float, float] | None = None
     micrograph_name: str | None = None
 
+    @property
+    def identity(self) -> str:
+        """The particle's stable name, as `ParticleTable.identities` spells it."""
+        return f"{self.stack_index + 1:06d}@{self.stack_name}"
+
 
 def table_to_wire(table: ParticleTable) -> TableWire:
     """Return the table's columns; groups and names that no row uses are left out."""
@@ -105,13 +110,9 @@ def table_from_wire(wire: TableWire) -> ParticleTable:
         defocus_v_angstrom=_floats("defocus_v_angstrom", wire.defocus_v_angstrom, n),
         astigmatism_angle_degrees=_floats("astigmatism_angle_degrees", wire.astigmatism_angle_degrees, n),
         phase_shift_degrees=_floats("phase_shift_degrees", wire.phase_shift_degrees, n),
-        rotation=None
-        if wire.rotation is None
-        else _floats("rotation", wire.rotation, 9 * n).reshape(n, 3, 3),
+        rotation=None if wire.rotation is None else _floats("rotation", wire.rotation, 9 * n).reshape(n, 3, 3),
         shift_angstrom=(
-            None
-            if wire.shift_angstrom is None
-            else _floats("shift_angstrom", wire.shift_angstrom, 2 * n).reshape(n, 2)
+            None if wire.shift_angstrom is None else _floats("shift_angstrom", wire.shift_angstrom, 2 * n).reshape(n, 2)
         ),
         micrograph_names=_micrographs(wire, n),
     )

@@ -1,0 +1,151 @@
+"""What the collector keeps in memory of each stack and manifest, and how it tells the ledger of changes."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+import structlog
+
+from streamrecon.ingest.ledger import Ledger
+from streamrecon.ingest.ledger_schema import FileRecord
+from streamrecon.ingest.metrics import FILE_STATES, IngestMetrics
+from streamrecon.ingest.settle import FileSettle, FileState
+from streamrecon.transport.table_wire import ParticleRow
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass
+class Tracked:
+    """A file that is followed; ``state`` is the one last told to the ledger."""
+
+    path: Path
+    name: str
+    settle: FileSettle
+    state: FileState | None = None
+
+
+@dataclass
+class Stack(Tracked):
+    """A stack; ``rows`` are those that manifests place in it and that are not in the ledger yet.
+
+    ``known`` has a 1 for each section that is in the ledger; None until it is asked for.
+    """
+
+    rows: dict[int, ParticleRow] = field(default_factory=dict)
+    rows_at: float = 0.0
+    manifests: set[Path] = field(default_factory=set)
+    known: bytearray | None = None
+    sections: int = 0
+
+    def is_known(self, index: int) -> bool:
+        """Return True if the ledger has that section."""
+        return self.known is not None and index < len(self.known) and bool(self.known[index])
+
+    def note_known(self, index: int) -> None:
+        """Note that the ledger has that section."""
+        self.known = self.known if self.known is not None else bytearray()
+        if index >= len(self.known):
+            self.known.extend(bytes(index + 1 - len(self.known)))
+        self.known[index] = 1
+
+    def why_orphan(self) -> str:
+        """Return which counterpart is missing."""
+        if self.settle.signature is None:
+            return f"{self.path}: named by {min(self.manifests, default=None)}, but there is no such stack (yet)"
+        return f"{self.path}: no STAR or .cs file names it (yet)"
+
+
+@dataclass
+class Manifest(Tracked):
+    """A STAR or .cs file; ``reread_at`` is set if its last row was left out as perhaps cut."""
+
+    rows: int = 0
+    stacks: set[Path] = field(default_factory=set)
+    reread_at: float | None = None
+
+    def why_orphan(self) -> str:
+        """Return what is amiss; a manifest needs no counterpart, so it only was away for long."""
+        return f"{self.path}: not there any more"
+
+
+class Reporter:
+    """Tells ledger, log and metrics when a file's state changes."""
+
+    def __init__(self, ledger: Ledger, metrics: IngestMetrics) -> None:
+        self._ledger = ledger
+        self._metrics = metrics
+        self._counts: dict[type[Tracked], Counter[str]] = {Stack: Counter(), Manifest: Counter()}
+
+    def update(self, file: Stack | Manifest, now: float) -> None:
+        """Take the file's state of this time."""
+        state = file.settle.state(now)
+        if state is file.state:
+            return
+        self._count(file, state)
+        reason = ""
+        if state is FileState.ORPHAN:
+            reason = file.why_orphan()
+            _log.warning("file_is_orphan", name=file.name, reason=reason)
+        elif state is FileState.QUARANTINED and file.settle.problem is not None:
+            problem = file.settle.problem
+            reason = problem.reason
+            if self._ledger.quarantine(file.name, problem.kind, reason):
+                self._metrics.quarantined(problem.kind)
+            _log.warning("file_quarantined", name=file.name, kind=problem.kind, reason=reason)
+        else:
+            _log.debug("file_state", name=file.name, state=state.value)
+        if state is FileState.READY:
+            self._ledger.pardon(file.name)
+        file.state = state
+        record = FileRecord(file.name, state.value, reason=reason)
+        if isinstance(file, Stack):
+            self._ledger.put_stack(record)
+        else:
+            self._ledger.put_manifest(record)
+
+    def forget(self, file: Stack | Manifest) -> None:
+        """Drop a file that is gone and that nothing waits for."""
+        self._count(file, None)
+        self._ledger.forget_file(file.name)
+        self._ledger.pardon(file.name)
+
+    def publish(self) -> None:
+        """Set the gauges."""
+        what: Literal["stack", "manifest"]
+        for what, counter in (("stack", self._counts[Stack]), ("manifest", self._counts[Manifest])):
+            for state in FILE_STATES:
+                self._metrics.files(what, state, counter[state])
+        self._metrics.orphans(sum(counter[FileState.ORPHAN.value] for counter in self._counts.values()))
+
+    def _count(self, file: Stack | Manifest, state: FileState | None) -> None:
+        counter = self._counts[type(file)]
+        if file.state is not None:
+            counter[file.state.value] -= 1
+        if state is not None:
+            counter[state.value] += 1
+
+
+def ends_cleanly(path: Path) -> bool:
+    """Return True unless the file is text that does not end with its line."""
+    if path.suffix.lower() == ".cs":
+        return True
+    try:
+        with path.open("rb") as file:
+            file.seek(-1, os.SEEK_END)
+            return file.read(1) == b"\n"
+    except OSError:
+        return False
+
+
+def printable_row(row: ParticleRow, stack_name: str) -> ParticleRow:
+    """Return the row under the ledger's name of its stack; names that are not UTF-8 are escaped."""
+    micrograph = row.micrograph_name
+    if micrograph is not None:
+        micrograph = micrograph.encode(errors="surrogateescape").decode(errors="backslashreplace")
+    return msgspec.structs.replace(row, stack_name=stack_name, micrograph_name=micrograph)
