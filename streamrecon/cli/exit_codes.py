@@ -1,0 +1,83 @@
+"""What the exit code of every verb means; scripts and the supervisor rely on it.
+
+===== =====================================================================================
+code  meaning
+===== =====================================================================================
+0     done, or stopped as asked
+1     unexpected failure: starting again may help, and the supervisor does
+2     the configuration or the command line cannot be used as it is
+3     saved state: corrupt, not writable, or made under another configuration
+4     the wire: an endpoint cannot be bound or reached, another protocol version
+5     the input cannot be read
+6     the compute device cannot do what was asked
+7     a computation left the range where it means anything
+===== =====================================================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import structlog
+import typer
+
+from streamrecon.errors import (
+    CheckpointCorrupt,
+    CheckpointIncompatible,
+    ConfigError,
+    DeviceError,
+    IngestError,
+    NumericalError,
+    ProtocolVersionError,
+    StateError,
+    StreamReconError,
+    TransportError,
+)
+
+OK = 0
+UNEXPECTED = 1
+CONFIG = 2
+STATE = 3
+TRANSPORT = 4
+INPUT = 5
+DEVICE = 6
+NUMERICAL = 7
+
+_CODES: tuple[tuple[type[StreamReconError], int], ...] = (
+    (ConfigError, CONFIG),
+    (CheckpointCorrupt, STATE),
+    (CheckpointIncompatible, STATE),
+    (ProtocolVersionError, TRANSPORT),
+    (StateError, UNEXPECTED),
+    (TransportError, TRANSPORT),
+    (IngestError, INPUT),
+    (DeviceError, DEVICE),
+    (NumericalError, NUMERICAL),
+)
+# a process that ends so would end so again: the supervisor stops instead of starting it anew
+PERMANENT = frozenset({CONFIG, STATE, DEVICE})
+
+
+def exit_code_of(error: StreamReconError) -> int:
+    """Return the exit code that says what kind of error it was."""
+    return next((code for kind, code in _CODES if isinstance(error, kind)), UNEXPECTED)
+
+
+@contextmanager
+def errors_as_exit_codes() -> Iterator[None]:
+    """End the program with a readable line and the right exit code on an error of ours.
+
+    Raises
+    ------
+    typer.Exit
+        In its place.
+    """
+    try:
+        yield
+    except StreamReconError as error:
+        if structlog.is_configured():
+            structlog.get_logger(__name__).error("failed", kind=error.kind, reason=str(error))
+        else:
+            typer.secho(f"error: {error}", fg=typer.colors.RED, err=True)
+        raise typer.Exit(exit_code_of(error)) from error

@@ -1,0 +1,52 @@
+"""``streamrecon run``: ingest and worker on this host, supervised."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from prometheus_client import CollectorRegistry
+
+from streamrecon.cli import exit_codes
+from streamrecon.config import load_config
+from streamrecon.monitor.logs import configure_logging
+from streamrecon.monitor.server import MonitorServer
+from streamrecon.monitor.supervisor import Supervisor
+
+
+def run(
+    config: Annotated[Path, typer.Option("--config", "-c", help="The session's config.toml.")],
+    until_idle: Annotated[
+        float | None,
+        typer.Option(min=0, help="End once nothing new has come for that many seconds and everything is folded."),
+    ] = None,
+) -> None:
+    """Watch, reconstruct and publish until told to stop.
+
+    One signal (Ctrl-C) stops in order, a second one kills; a process that dies is started again.
+    Exit codes: see streamrecon.cli.exit_codes.
+    """
+    with exit_codes.errors_as_exit_codes():
+        settings = load_config(config)
+        configure_logging(settings.log, "run")
+        path = str(config.resolve())
+        idle = [] if until_idle is None else ["--until-idle", str(until_idle)]
+
+        def command(verb: str, port: int, *more: str) -> list[str]:
+            bind = f"127.0.0.1:{port}"
+            return [sys.executable, "-m", "streamrecon", verb, "-c", path, "--metrics-bind", bind, *more]
+
+        supervisor = Supervisor(
+            lambda port: command("ingest", port, *idle),
+            lambda port: command("worker", port),
+            registry=CollectorRegistry(),
+            permanent_exit_codes=exit_codes.PERMANENT,
+        )
+        signal.signal(signal.SIGINT, supervisor.request_stop)
+        signal.signal(signal.SIGTERM, supervisor.request_stop)
+        with MonitorServer(settings.monitor.bind, supervisor.metrics_text, supervisor.health):
+            code = supervisor.run()
+    raise typer.Exit(code)

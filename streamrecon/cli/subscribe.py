@@ -1,0 +1,102 @@
+"""``streamrecon subscribe``: follow a session from anywhere, and keep its maps if you like."""
+
+from __future__ import annotations
+
+import itertools
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from streamrecon.cli.exit_codes import errors_as_exit_codes
+from streamrecon.client import (
+    EventMessage,
+    FscMessage,
+    Message,
+    SessionMessage,
+    StatusMessage,
+    VolumeMessage,
+    VolumeSubscriber,
+)
+from streamrecon.config import load_config
+from streamrecon.config.model import PublishConfig
+from streamrecon.io import write_volume
+
+_INTERRUPTED = 130
+
+
+def subscribe(
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", "-c", help="Take the endpoints from this config.toml; else the defaults."),
+    ] = None,
+    events: Annotated[str | None, typer.Option(help="Endpoint of the events socket.")] = None,
+    volumes: Annotated[str | None, typer.Option(help="Endpoint of the volumes socket.")] = None,
+    snapshots: Annotated[str | None, typer.Option(help="Endpoint of the snapshot socket.")] = None,
+    topic: Annotated[
+        list[str] | None, typer.Option(help="Only topics that begin so, such as volume/full/; repeatable.")
+    ] = None,
+    save: Annotated[Path | None, typer.Option(help="Keep each kind of map in this folder as MRC.")] = None,
+    count: Annotated[int | None, typer.Option(min=1, help="End after so many messages.")] = None,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Give up after so many silent seconds.")] = 10.0,
+) -> None:
+    """Print a line for each message of a running session; Ctrl-C ends it."""
+    console = Console(highlight=False, soft_wrap=True)
+    with errors_as_exit_codes():
+        defaults = load_config(config).publish if config is not None else PublishConfig()
+        subscriber = VolumeSubscriber(
+            events or defaults.events,
+            volumes or defaults.volumes,
+            snapshots or defaults.snapshots,
+            topics=topic or (),
+            timeout_seconds=timeout,
+        )
+        try:
+            with subscriber as messages:
+                for message in itertools.islice(messages, count):
+                    console.print(describe(message))
+                    if save is not None and isinstance(message, VolumeMessage):
+                        console.print(f"         saved {escape(str(save_volume(save, message)))}")
+        except KeyboardInterrupt:
+            raise typer.Exit(_INTERRUPTED) from None
+        finally:
+            if subscriber.gaps:
+                console.print(f"lost on the way: {subscriber.gaps}")
+
+
+def save_volume(folder: Path, message: VolumeMessage) -> Path:
+    """Write a map under the name of its topic, atomically: the file is always a whole map, the newest."""
+    path = folder / f"{message.topic.strip('/').replace('/', '_')}.mrc"
+    write_volume(path, message.volume, message.header.voxel_size_angstrom)
+    return path
+
+
+def describe(message: Message) -> str:
+    """Return one readable line of a message, in rich's markup."""
+    header = message.header
+    at = datetime.fromtimestamp(header.timestamp, UTC).strftime("%H:%M:%S")
+    lead = f"[dim]{at}[/] [bold]{message.topic:<15}[/] "
+    match message:
+        case VolumeMessage(header=h):
+            shape = "x".join(map(str, h.shape))
+            text = f"{shape} at {h.voxel_size_angstrom:.3g} Å, {_progress(h.particles_seen, h.resolution_angstrom)}"
+        case FscMessage(header=h):
+            text = f"{h.shape[0]} shells, {_progress(h.particles_seen, h.resolution_angstrom)} ({h.fsc_kind} halves)"
+        case StatusMessage(header=h):
+            rate = "" if h.images_per_second is None else f", {h.images_per_second:.0f} images/s"
+            text = f"{h.stage}, {_progress(h.particles_seen, h.resolution_angstrom)}{rate}"
+        case EventMessage(header=h):
+            text = f"{h.kind}: {h.text}"
+        case SessionMessage(header=h):
+            text = f"{h.name} {h.state}" + (f" ({h.reason})" if h.reason else "")
+        case _:
+            text = ""
+    return lead + escape(text)
+
+
+def _progress(particles_seen: int, resolution_angstrom: float | None) -> str:
+    resolution = "no resolution yet" if resolution_angstrom is None else f"{resolution_angstrom:.1f} Å"
+    return f"{particles_seen} particles, {resolution}"

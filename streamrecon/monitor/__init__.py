@@ -1,0 +1,1 @@
+"""Looking after a running session: metrics, their HTTP side, logs, and the supervisor."""

@@ -1,0 +1,71 @@
+"""Logging: structlog to standard output, for people on a terminal and as JSON under systemd."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Mapping
+from typing import TextIO
+
+import structlog
+from structlog.typing import Processor
+
+from streamrecon.config.model import LogConfig
+
+
+def wants_json(config: LogConfig, stream: TextIO, environment: Mapping[str, str]) -> bool:
+    """Return True if log lines are for a program: so configured, under systemd, or not on a terminal."""
+    if config.format != "auto":
+        return config.format == "json"
+    if "JOURNAL_STREAM" in environment or "INVOCATION_ID" in environment:
+        return True
+    return not stream.isatty()
+
+
+def configure_logging(config: LogConfig, process: str) -> None:
+    """Set up logging for this process; call it once, before anything is logged.
+
+    Parameters
+    ----------
+    config : LogConfig
+    process : str
+        Put on every line: "run", "ingest", "worker".
+
+    Notes
+    -----
+    Everything goes to standard output, one line an entry, times in UTC (ISO 8601). The standard library's
+    logging goes the same way, so that the lines of libraries look like ours.
+    """
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.StackInfoRenderer(),
+    ]
+    if wants_json(config, sys.stdout, os.environ):
+        render: list[Processor] = [
+            structlog.processors.format_exc_info,
+            structlog.processors.EventRenamer("message"),
+            structlog.processors.JSONRenderer(default=str),
+        ]
+    else:
+        render = [structlog.dev.ConsoleRenderer(colors=sys.stdout.isatty())]
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *render],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(config.level.upper())
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, config.level.upper())),
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=True,
+    )
+    structlog.contextvars.bind_contextvars(process=process)

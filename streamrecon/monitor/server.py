@@ -1,0 +1,131 @@
+"""The HTTP side of a process: ``/metrics`` for Prometheus and ``/healthz`` for whoever restarts things."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import threading
+from collections.abc import Callable, Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+
+import structlog
+from prometheus_client import CollectorRegistry, generate_latest
+
+from streamrecon.errors import TransportError
+
+METRICS_CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_FETCH_SECONDS = 2.0
+
+_log = structlog.get_logger(__name__)
+Health = Mapping[str, object]
+
+
+class MonitorServer:
+    """Serve metrics and health in threads of their own.
+
+    Parameters
+    ----------
+    bind : str
+        ``host:port``; port 0 picks a free one.
+    metrics : callable
+        Returns the metrics as text.
+    health : callable
+        Returns whether all is well, and what to say about it as JSON.
+
+    Attributes
+    ----------
+    port : int
+
+    Raises
+    ------
+    TransportError
+        The address cannot be bound.
+    """
+
+    def __init__(self, bind: str, metrics: Callable[[], bytes], health: Callable[[], tuple[bool, Health]]) -> None:
+        host, port = bind.rsplit(":", 1)
+
+        class Handler(_Handler):
+            get_metrics = staticmethod(metrics)
+            get_health = staticmethod(health)
+
+        try:
+            self._server = _Server((host, int(port)), Handler)
+        except OSError as error:
+            raise TransportError(
+                f"http://{bind}: cannot be bound ({error.strerror}); choose a free port for monitor.bind, "
+                "or end the program that holds it"
+            ) from error
+        self.port: int = self._server.server_address[1]
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, kwargs={"poll_interval": 0.1}, name="http", daemon=True
+        )
+        self._thread.start()
+
+    def __enter__(self) -> MonitorServer:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop serving."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+def registry_text(registry: CollectorRegistry) -> Callable[[], bytes]:
+    """Return what renders a registry as text."""
+    return lambda: generate_latest(registry)
+
+
+def fetch_metrics(port: int) -> bytes | None:
+    """Return the metrics that a process of ours serves on the loopback, None if it does not answer."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_FETCH_SECONDS)
+    try:
+        connection.request("GET", "/metrics")
+        response = connection.getresponse()
+        body = response.read()
+    except (OSError, http.client.HTTPException):
+        return None
+    finally:
+        connection.close()
+    return body if response.status == 200 else None
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+
+class _Handler(BaseHTTPRequestHandler):
+    get_metrics: Callable[[], bytes]
+    get_health: Callable[[], tuple[bool, Health]]
+    timeout = 10  # a client that says nothing does not hold its thread for ever
+
+    def do_GET(self) -> None:
+        path = self.path.split("?", 1)[0]
+        if path == "/metrics":
+            self._answer(200, METRICS_CONTENT_TYPE, type(self).get_metrics())
+        elif path == "/healthz":
+            well, about = type(self).get_health()
+            body = json.dumps({"status": "ok" if well else "failing", **about}).encode()
+            self._answer(200 if well else 503, "application/json", body)
+        else:
+            self._answer(404, "text/plain", b"there are /metrics and /healthz\n")
+
+    def _answer(self, status: int, content_type: str, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", content_type)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        _log.debug("http", request=format % args)

@@ -1,0 +1,240 @@
+"""Running ingest and worker as child processes of one: start, watch, restart, stop in order."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from types import FrameType
+
+import structlog
+from prometheus_client import CollectorRegistry, generate_latest
+
+from streamrecon.monitor.metrics import SupervisorMetrics
+from streamrecon.monitor.server import Health, fetch_metrics
+
+_TICK_SECONDS = 0.1
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class RestartPolicy:
+    """How a process that ended unexpectedly is started again.
+
+    Attributes
+    ----------
+    first_seconds, maximum_seconds : float
+        Wait before the first restart; doubled each time, up to the maximum.
+    reset_after_seconds : float
+        A process that ran that long starts from ``first_seconds`` again.
+    give_up_after : int
+        Consecutive failures after which the supervisor stops everything and fails.
+    """
+
+    first_seconds: float = 1.0
+    maximum_seconds: float = 60.0
+    reset_after_seconds: float = 60.0
+    give_up_after: int = 10
+
+
+@dataclass(frozen=True)
+class StopPolicy:
+    """How long each process gets to end.
+
+    Attributes
+    ----------
+    ingest_seconds : float
+        After that the worker is told to stop whether or not ingest has.
+    grace_seconds : float
+        After that what is left is killed.
+    drained_seconds : float
+        A worker still there that long after ingest has drained missed the news and is told to stop.
+    """
+
+    ingest_seconds: float = 10.0
+    grace_seconds: float = 75.0
+    drained_seconds: float = 30.0
+
+
+@dataclass
+class _Child:
+    name: str
+    command: Callable[[int], Sequence[str]]
+    process: subprocess.Popen[bytes] | None = None
+    port: int = 0
+    started: float = 0.0
+    failures: int = 0
+    restart_at: float | None = None
+    finished: bool = field(default=False)
+
+    @property
+    def running(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+
+class Supervisor:
+    """Keep an ingest and a worker process alive until they are done or told to stop.
+
+    Parameters
+    ----------
+    ingest, worker : callable
+        Given a loopback port for its metrics, returns the command to run.
+    registry : CollectorRegistry
+        For the supervisor's own metrics.
+    permanent_exit_codes : collection of int
+        A process that ends with one of these would end so again: all is stopped and this code is returned.
+    restart : RestartPolicy
+    stop : StopPolicy
+    """
+
+    def __init__(
+        self,
+        ingest: Callable[[int], Sequence[str]],
+        worker: Callable[[int], Sequence[str]],
+        *,
+        registry: CollectorRegistry,
+        permanent_exit_codes: Collection[int] = (),
+        restart: RestartPolicy | None = None,
+        stop: StopPolicy | None = None,
+    ) -> None:
+        self._ingest = _Child("ingest", ingest)
+        self._worker = _Child("worker", worker)
+        self._children = (self._ingest, self._worker)
+        self._registry = registry
+        self._metrics = SupervisorMetrics(registry)
+        self._permanent = frozenset(permanent_exit_codes)
+        self._restart = restart or RestartPolicy()
+        self._stop_policy = stop or StopPolicy()
+        self._signals = 0
+        self._woken = threading.Event()
+        self._exit_code = 0
+
+    def request_stop(self, number: int = signal.SIGTERM, frame: FrameType | None = None) -> None:  # noqa: ARG002
+        """Stop in order; the second time, kill. A signal handler."""
+        self._signals += 1
+        self._woken.set()
+
+    def run(self) -> int:
+        """Run until both processes are done; return the exit code: 0 if they ended as they should."""
+        for child in self._children:
+            self._start(child)
+        drained_at: float | None = None
+        while not self._signals and self._exit_code == 0:
+            for child in self._children:
+                self._watch(child)
+            if self._worker.finished:
+                break
+            if self._ingest.finished:
+                drained_at = drained_at or time.monotonic()
+                if time.monotonic() - drained_at > self._stop_policy.drained_seconds:
+                    _log.warning("worker did not notice the end of the stream, telling it to stop")
+                    break
+            self._woken.wait(_TICK_SECONDS)
+        self._stop_all()
+        return self._exit_code
+
+    def metrics_text(self) -> bytes:
+        """Return our metrics and those of the processes that answer."""
+        texts = []
+        for child in self._children:
+            text = fetch_metrics(child.port) if child.running else None
+            self._metrics.up(child.name, text is not None)
+            if text is not None:
+                texts.append(text)
+        return b"".join([generate_latest(self._registry), *texts])
+
+    def health(self) -> tuple[bool, Health]:
+        """Return whether each process runs or has finished its work."""
+        states = {c.name: "finished" if c.finished else "up" if c.running else "down" for c in self._children}
+        return "down" not in states.values(), {"processes": states}
+
+    def _start(self, child: _Child) -> None:
+        child.port = _free_port()
+        child.restart_at = None
+        child.started = time.monotonic()
+        # a session of its own: Ctrl-C in a terminal reaches us alone, and we stop them in order
+        child.process = subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "streamrecon.monitor.launch",
+                str(os.getpid()),
+                *child.command(child.port),
+            ],
+            start_new_session=True,
+            stdin=subprocess.DEVNULL,
+        )
+        _log.info("process started", name=child.name, pid=child.process.pid, metrics_port=child.port)
+
+    def _watch(self, child: _Child) -> None:
+        now = time.monotonic()
+        if child.finished or child.process is None or child.process.poll() is None:
+            return
+        if child.restart_at is None:
+            self._ended(child, child.process.returncode, now)
+        elif now >= child.restart_at:
+            self._metrics.restarted(child.name)
+            self._start(child)
+
+    def _ended(self, child: _Child, code: int, now: float) -> None:
+        if code == 0:
+            _log.info("process finished", name=child.name)
+            child.finished = True
+            return
+        if code in self._permanent:
+            _log.error("process failed for good, stopping", name=child.name, exit_code=code)
+            self._exit_code = code
+            return
+        ran = now - child.started
+        child.failures = 1 if ran >= self._restart.reset_after_seconds else child.failures + 1
+        if child.failures > self._restart.give_up_after:
+            _log.error("process fails again and again, giving up", name=child.name, failures=child.failures)
+            self._exit_code = 1
+            return
+        wait = min(self._restart.maximum_seconds, self._restart.first_seconds * 2.0 ** (child.failures - 1))
+        child.restart_at = now + wait
+        _log.warning("process ended, restarting", name=child.name, exit_code=code, seconds=wait)
+
+    def _stop_all(self) -> None:
+        signals = self._signals
+        began = time.monotonic()
+        if self._ingest.running:
+            self._send(self._ingest, signal.SIGTERM)
+            self._wait_until(began + self._stop_policy.ingest_seconds, [self._ingest], signals)
+        if self._worker.running:
+            self._send(self._worker, signal.SIGTERM)
+        self._wait_until(began + self._stop_policy.grace_seconds, self._children, signals)
+        for child in self._children:
+            if child.running:
+                _log.error("process killed", name=child.name)
+                self._send(child, signal.SIGKILL)
+                self._exit_code = self._exit_code or 1
+            if child.process is not None:
+                code = child.process.wait()
+                # one that failed while stopping has something to say; one that waits for a restart had before
+                if child.restart_at is None and code > 0:
+                    self._exit_code = self._exit_code or code
+
+    def _wait_until(self, deadline: float, children: Sequence[_Child], signals: int) -> None:
+        """Wait for children to end, until a deadline or one more signal than there was."""
+        while any(c.running for c in children) and time.monotonic() < deadline:
+            if self._signals > max(1, signals):
+                return
+            time.sleep(_TICK_SECONDS / 2)
+
+    def _send(self, child: _Child, number: signal.Signals) -> None:
+        if child.process is not None and child.process.poll() is None:
+            child.process.send_signal(number)
+
+
+def _free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port

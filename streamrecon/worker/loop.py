@@ -1,0 +1,291 @@
+"""The worker's loop: take a batch, fold it, publish, checkpoint; acknowledge only what is durable."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal, Protocol
+
+import structlog
+
+from streamrecon.config.model import Config
+from streamrecon.errors import IngestError, NumericalError, StateError
+from streamrecon.monitor.metrics import WorkerMetrics
+from streamrecon.particles import ParticleBatch
+from streamrecon.state.background import AsyncCheckpointer
+from streamrecon.state.checkpoint import CheckpointStore
+from streamrecon.transport.publisher import Publisher
+from streamrecon.worker.outputs import write_snapshot
+from streamrecon.worker.preprocess import decide_contrast, usable
+from streamrecon.worker.reconstruction import Reconstruction
+
+POLL_SECONDS = 0.2
+# while nothing is queued the ingester waits for acknowledgements: do not let it wait a whole interval
+PAUSED_CHECKPOINT_SECONDS = 2.0
+# bounds what a crash costs when a fast worker meets a long checkpoint interval
+MAX_UNACKNOWLEDGED = 500
+CONTRAST_IMAGES = 500
+CONTRAST_WAIT_SECONDS = 20.0
+SNAPSHOT_FOLDER = "snapshots"
+STAR_NAME = "particles.star"
+
+_log = structlog.get_logger(__name__)
+
+
+class Feed(Protocol):
+    """What the worker needs of `streamrecon.transport.feed_client.FeedClient`."""
+
+    @property
+    def session(self) -> str:
+        """Return the ledger's session, "" while unknown."""
+
+    @property
+    def paused(self) -> bool:
+        """Return True while nothing is queued."""
+
+    @property
+    def drained(self) -> bool:
+        """Return True once nothing more will come."""
+
+    def poll(self, timeout_seconds: float) -> tuple[int, ParticleBatch] | None:
+        """Return the next batch, None if none comes in time."""
+
+    def ack(self, batch_ids: Iterable[int]) -> None:
+        """Say that these batches are durable."""
+
+    def nack(self, batch_id: int, kind: str, reason: str) -> None:
+        """Give back a batch that cannot be used."""
+
+
+class Worker:
+    """Drive one session from the feed to its outputs.
+
+    Parameters
+    ----------
+    config : Config
+    feed : Feed
+        Told which batches ``reconstruction`` holds already.
+    reconstruction : Reconstruction
+    store : CheckpointStore
+    publisher : Publisher
+    metrics : WorkerMetrics
+
+    Notes
+    -----
+    The order is what makes every particle count exactly once: fold; copy engine state, batch numbers and the
+    length of the pose table at one moment; write them as one checkpoint; acknowledge its batches. Whatever is
+    interrupted, the batches that the last checkpoint lacks come again, and those that it has are dropped.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        feed: Feed,
+        reconstruction: Reconstruction,
+        store: CheckpointStore,
+        publisher: Publisher,
+        metrics: WorkerMetrics,
+    ) -> None:
+        self._config = config
+        self._feed = feed
+        self._reconstruction = reconstruction
+        self._publisher = publisher
+        self._metrics = metrics
+        self._checkpointer = AsyncCheckpointer[list[int]](store, before=reconstruction.sync)
+        self._unacknowledged: list[int] = []
+        self._undecided: list[tuple[int, ParticleBatch]] = []
+        self._undecided_since = 0.0
+        self._undecided_tried = 0
+        self._checkpoint_at = time.monotonic()
+        self._snapshot_at = float("-inf")
+        self._snapshot_seen = 0
+        self._stage = ""
+        self._turn_at = time.monotonic()
+
+    @property
+    def seconds_since_turn(self) -> float:
+        """Return how long ago the loop last came round; large while a fold hangs."""
+        return time.monotonic() - self._turn_at
+
+    def run(self, stop: threading.Event) -> Literal["drained", "stopped"]:
+        """Work until the stream ends or ``stop`` is set; then make everything durable.
+
+        Raises
+        ------
+        StreamReconError
+            What cannot be gone on from; the last checkpoint holds.
+        """
+        try:
+            while not (stop.is_set() or self._feed.drained):
+                self._turn_at = time.monotonic()
+                item = self._feed.poll(POLL_SECONDS)
+                if item is not None:
+                    self._take(*item)
+                self._decide_contrast()
+                self._finish_checkpoint(0.0)
+                self._start_checkpoint_if_due()
+                self._snapshot_if_due()
+                self._metrics.subscribers(self._publisher.subscribers)
+                self._metrics.unacknowledged(len(self._unacknowledged))
+            reason: Literal["drained", "stopped"] = "drained" if self._feed.drained else "stopped"
+            self._finish(reason)
+            return reason
+        finally:
+            self._checkpointer.close()
+
+    def _take(self, batch_id: int, batch: ParticleBatch) -> None:
+        if batch_id in self._reconstruction.folded:
+            self._metrics.batch_dropped()
+            if batch_id not in self._unacknowledged:
+                self._feed.ack([batch_id])
+            return
+        try:
+            batch = usable(batch)
+            self._reconstruction.check_sampling(batch, (b for _, b in self._undecided))
+        except IngestError as error:
+            self._give_back(batch_id, error)
+            return
+        if self._reconstruction.contrast is not None:
+            self._fold(batch_id, batch)
+            return
+        if not self._undecided:
+            self._undecided_since = time.monotonic()
+        self._undecided.append((batch_id, batch))
+
+    def _decide_contrast(self) -> None:
+        """Settle whether protein is white, once enough images are there, and fold those that waited for it."""
+        if not self._undecided:
+            return
+        batches = [batch for _, batch in self._undecided]
+        waited = time.monotonic() - self._undecided_since
+        must = sum(map(len, batches)) >= CONTRAST_IMAGES or waited >= CONTRAST_WAIT_SECONDS
+        if len(batches) == self._undecided_tried and not must:
+            return
+        self._undecided_tried = len(batches)
+        contrast = decide_contrast(self._config, batches, must=must)
+        if contrast is None:
+            return
+        self._reconstruction.contrast = contrast
+        self._tell("contrast", f"particles are taken as {contrast}", contrast=contrast)
+        waiting, self._undecided = self._undecided, []
+        for batch_id, batch in waiting:
+            self._fold(batch_id, batch)
+
+    def _fold(self, batch_id: int, batch: ParticleBatch) -> None:
+        engine = self._reconstruction.engine
+        visits_before = engine.status.image_visits if engine is not None else 0
+        try:
+            result = self._reconstruction.fold(batch_id, batch)
+        except (IngestError, NumericalError) as error:
+            self._give_back(batch_id, error)
+            return
+        self._unacknowledged.append(batch_id)
+        engine = self._reconstruction.engine
+        if engine is None:
+            return
+        status = engine.status
+        self._metrics.batch_folded(result, status.image_visits - visits_before)
+        self._metrics.status(status)
+        self._publisher.publish_status(status)
+        if status.stage != self._stage:
+            self._stage = status.stage
+            self._tell("stage", f"the reconstruction is {status.stage}", particles_seen=status.particles_seen)
+
+    def _give_back(self, batch_id: int, error: IngestError | NumericalError) -> None:
+        self._metrics.error(error)
+        self._feed.nack(batch_id, error.kind, str(error))
+        self._tell("batch_refused", str(error), batch=batch_id, error_kind=error.kind)
+
+    def _start_checkpoint_if_due(self) -> None:
+        if not self._unacknowledged or self._checkpointer.busy:
+            return
+        waited = time.monotonic() - self._checkpoint_at
+        due = (
+            waited >= self._config.checkpoint.every_seconds
+            or (self._feed.paused and waited >= PAUSED_CHECKPOINT_SECONDS)
+            or len(self._unacknowledged) >= MAX_UNACKNOWLEDGED
+        )
+        if due:
+            self._start_checkpoint()
+
+    def _start_checkpoint(self) -> None:
+        self._checkpoint_at = time.monotonic()
+        state, extra = self._reconstruction.state(self._feed.session)
+        self._checkpointer.submit(state, extra, list(self._unacknowledged))
+
+    def _finish_checkpoint(self, timeout_seconds: float | None, *, must: bool = False) -> None:
+        """Acknowledge what has become durable; one that failed is tried again later unless it must succeed."""
+        try:
+            done = self._checkpointer.poll(timeout_seconds)
+        except StateError as error:
+            self._metrics.error(error)
+            if must:
+                raise
+            self._tell("checkpoint_failed", str(error))
+            return
+        if done is None:
+            return
+        saved, batch_ids = done
+        self._feed.ack(batch_ids)
+        durable = set(batch_ids)
+        self._unacknowledged = [i for i in self._unacknowledged if i not in durable]
+        self._metrics.checkpoint_durable(saved.bytes, saved.seconds)
+        _log.debug("checkpoint durable", number=saved.number, bytes=saved.bytes, batches=len(batch_ids))
+
+    def _snapshot_if_due(self) -> None:
+        engine = self._reconstruction.engine
+        if engine is None:
+            return
+        new = engine.status.particles_seen - self._snapshot_seen
+        waited = time.monotonic() - self._snapshot_at
+        if new > 0 and (new >= self._config.snapshot.every_images or waited >= self._config.snapshot.every_seconds):
+            self._snapshot()
+
+    def _snapshot(self) -> None:
+        engine = self._reconstruction.engine
+        if engine is None or engine.status.particles_seen == 0:
+            return
+        began = time.monotonic()
+        snapshot = engine.snapshot()
+        self._snapshot_at, self._snapshot_seen = began, snapshot.status.particles_seen
+        self._publisher.publish_snapshot(snapshot)
+        try:
+            write_snapshot(self._output_dir / SNAPSHOT_FOLDER, snapshot)
+        except OSError as error:
+            self._metrics.error(error)
+            self._tell("snapshot_failed", f"{self._output_dir / SNAPSHOT_FOLDER}: cannot be written: {error}")
+            return
+        self._metrics.snapshot_written(time.monotonic() - began)
+        _log.info(
+            "snapshot",
+            particles_seen=snapshot.status.particles_seen,
+            resolution_angstrom=round(snapshot.resolution_angstrom, 2),
+            stage=snapshot.status.stage,
+        )
+
+    def _finish(self, reason: str) -> None:
+        """Leave nothing undone; what waits for a contrast is not acknowledged and comes again."""
+        self._finish_checkpoint(None)
+        if self._unacknowledged:
+            self._start_checkpoint()
+            self._finish_checkpoint(None, must=True)
+        self._snapshot()
+        if self._reconstruction.engine is not None:
+            path = self._output_dir / STAR_NAME
+            try:
+                count = self._reconstruction.export(path)
+            except OSError as error:
+                raise StateError(
+                    f"{path}: the particles cannot be exported ({error.strerror}); free space and run again"
+                ) from error
+            self._tell(reason, f"{count} particles with poses in {path.name}", particles=count)
+
+    @property
+    def _output_dir(self) -> Path:
+        return self._config.session.output_dir
+
+    def _tell(self, kind: str, text: str, **fields: str | int | float) -> None:
+        _log.info(kind, text=text, **fields)
+        self._publisher.publish_event(kind, text, **fields)

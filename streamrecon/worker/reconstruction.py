@@ -1,0 +1,164 @@
+"""Everything that a checkpoint holds, as one thing: engine, pose table, batches folded, decisions made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamrecon.config.model import Config
+from streamrecon.errors import ManifestMismatch, StateError
+from streamrecon.io import PoseSpool
+from streamrecon.optics.group import OpticsGroup
+from streamrecon.particles import ParticleBatch
+from streamrecon.reconstruct.results import BatchResult, EngineLike, EngineState
+from streamrecon.state.checkpoint import LoadedCheckpoint
+from streamrecon.state.compatibility import check_compatible
+from streamrecon.worker.batch_ids import BatchIds
+from streamrecon.worker.preprocess import Contrast, prepare, sampling_of
+from streamrecon.worker.record import WorkerRecord, compatibility_of
+
+# given the configuration, the box size in pixels and the pixel size in angstrom
+EngineFactory: TypeAlias = Callable[[Config, int, float], EngineLike]
+
+
+class Reconstruction:
+    """The state of a session: changed by `fold`, and only as a whole.
+
+    Parameters
+    ----------
+    config : Config
+    make_engine : callable
+        Called once box and pixel size are known.
+    spool_path : Path
+        Of the pose table.
+    loaded : LoadedCheckpoint or None
+        Where to go on; None starts empty, whatever the pose table holds.
+
+    Raises
+    ------
+    CheckpointIncompatible
+        The checkpoint was made under another configuration.
+    CheckpointCorrupt
+        It lacks something, or the pose table is shorter than it says.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        make_engine: EngineFactory,
+        spool_path: Path,
+        loaded: LoadedCheckpoint | None = None,
+    ) -> None:
+        self._config = config
+        self._make_engine = make_engine
+        self._groups: dict[OpticsGroup, int] = {}
+        self.folded = BatchIds()
+        self.feed_session = ""
+        self.contrast: Contrast | None = None
+        self.sampling: tuple[int, float] | None = None
+        self.engine: EngineLike | None = None
+        record = None if loaded is None else WorkerRecord.from_checkpoint(loaded.extra)
+        if record is not None:
+            check_compatible(record.compatibility, compatibility_of(config))
+        self._spool = PoseSpool(spool_path, has_ctf=config.input.ctf == "require")
+        if loaded is None or record is None:
+            self._spool.truncate(0)
+            return
+        self._spool.truncate(record.pose_spool_bytes)
+        self._groups = {group: i for i, group in enumerate(record.optics_groups)}
+        self.folded = BatchIds(record.folded)
+        self.feed_session = record.feed_session
+        self.contrast = record.contrast
+        self.sampling = (record.box_size, record.pixel_size_angstrom)
+        self.engine = make_engine(config, *self.sampling)
+        self.engine.restore(loaded.state)
+
+    def check_sampling(self, batch: ParticleBatch, others: Iterable[ParticleBatch] = ()) -> None:
+        """Check that a batch has the box and pixel size of those before it.
+
+        Raises
+        ------
+        ManifestMismatch
+            It has not.
+        """
+        expected = self.sampling or next((sampling_of(other) for other in others), None)
+        found = sampling_of(batch)
+        if expected is not None and not (found[0] == expected[0] and np.isclose(found[1], expected[1])):
+            raise ManifestMismatch(
+                f"expected images of {expected[0]} pixels at {expected[1]:g} angstrom as the session began with, "
+                f"found {found[0]} pixels at {found[1]:g} angstrom; rescale them, or start another session"
+            )
+
+    def fold(self, batch_id: int, batch: ParticleBatch) -> BatchResult:
+        """Fold a usable batch; its contrast must have been decided.
+
+        Raises
+        ------
+        IngestError, NumericalError
+            The batch cannot be used; the state is what it was.
+        StateError
+            The pose table cannot be written: engine and table may differ now, only the checkpoint holds.
+        """
+        if self.contrast is None:
+            raise StateError("the contrast must be decided before a batch is folded")
+        prepared = prepare(self._config, batch, self.contrast)
+        if self.engine is None:
+            sampling = sampling_of(batch)
+            self.engine = self._make_engine(self._config, *sampling)
+            self.sampling = sampling
+        result = self.engine.fold(prepared)
+        try:
+            self._spool.append(
+                batch.table,
+                rotation=result.rotation,
+                shift_angstrom=result.shift_angstrom,
+                half=batch.half,
+                pose_weight=result.pose_weight,
+                effective_sample_size=result.effective_sample_size,
+                log_evidence=result.log_evidence,
+                optics_group_index=self._global_groups(batch),
+            )
+        except OSError as error:
+            raise StateError(
+                f"{self._spool.path}: poses cannot be appended ({error.strerror}); free space, then start again: "
+                "the session resumes from its last checkpoint"
+            ) from error
+        self.folded.add(batch_id)
+        return result
+
+    def state(self, feed_session: str) -> tuple[EngineState, dict[str, Any]]:
+        """Return a copy of everything, as a checkpoint takes it."""
+        if self.engine is None or self.sampling is None or self.contrast is None:
+            raise StateError("nothing has been folded yet, there is no state to save")
+        record = WorkerRecord(
+            compatibility=compatibility_of(self._config),
+            feed_session=feed_session,
+            folded=self.folded.ranges,
+            pose_spool_bytes=self._spool.n_bytes,
+            contrast=self.contrast,
+            box_size=self.sampling[0],
+            pixel_size_angstrom=self.sampling[1],
+            optics_groups=list(self._groups),
+        )
+        return self.engine.state(), record.to_json_able()
+
+    def sync(self) -> None:
+        """Make the pose table durable; from any thread."""
+        self._spool.sync()
+
+    def export(self, path: Path) -> int:
+        """Write the poses as a STAR file; return how many particles it holds."""
+        return self._spool.export(path, list(self._groups))
+
+    def close(self) -> None:
+        """Close the pose table."""
+        self._spool.close()
+
+    def _global_groups(self, batch: ParticleBatch) -> NDArray[np.int32]:
+        """Return each row's optics group as the whole session counts them: batches count anew each time."""
+        local = [self._groups.setdefault(g, len(self._groups)) for g in batch.table.optics_groups]
+        return np.array(local, np.int32)[batch.table.optics_group_index]
