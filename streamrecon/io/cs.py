@@ -58,8 +58,7 @@ def read_cs(path: Path | str) -> ParticleTable:
     if (shape[:, 0] != shape[:, 1]).any():
         row = int(np.flatnonzero(shape[:, 0] != shape[:, 1])[0])
         raise ManifestMismatch(
-            f"{path}: expected square images, found {shape[row].tolist()} in row {row + 1}; extract them "
-            "square"
+            f"{path}: expected square images, found {shape[row].tolist()} in row {row + 1}; extract them square"
         )
     names, stack_number = np.unique(data["blob/path"], return_inverse=True)
     groups, group_index = _groups(data, has_ctf)
@@ -124,15 +123,11 @@ def write_cs(
             "ctf/phase_shift_rad": np.deg2rad(table.phase_shift_degrees).astype("<f4"),
         }
     if table.micrograph_names is not None:
-        columns["location/micrograph_path"] = np.array([_bytes(m) for m in table.micrograph_names] or [b""])[
-            :n
-        ]
+        columns["location/micrograph_path"] = np.array([_bytes(m) for m in table.micrograph_names] or [b""])[:n]
     if rotation is not None:
         columns["alignments3D/pose"] = rotation_vector_from_rotation(rotation).astype("<f4")
         columns["alignments3D/psize_A"] = columns["blob/psize_A"]
-        pixels = (
-            np.zeros((n, 2)) if shift_angstrom is None else -shift_angstrom / columns["blob/psize_A"][:, None]
-        )
+        pixels = np.zeros((n, 2)) if shift_angstrom is None else -shift_angstrom / columns["blob/psize_A"][:, None]
         columns["alignments3D/shift"] = pixels.astype("<f4")
     data = np.zeros(n, [(name, values.dtype, values.shape[1:]) for name, values in columns.items()])
     for name, values in columns.items():
@@ -146,9 +141,7 @@ def _load(path: Path) -> NDArray[Any]:
     try:
         size = path.stat().st_size
         if size > _MAX_CS_BYTES:
-            raise UnsupportedFormat(
-                f"{path}: expected at most {_MAX_CS_BYTES} bytes, found {size}; split the dataset"
-            )
+            raise UnsupportedFormat(f"{path}: expected at most {_MAX_CS_BYTES} bytes, found {size}; split the dataset")
         with path.open("rb") as file:
             magic = file.read(6)
             if magic == _CSDAT_MAGIC:
@@ -158,32 +151,28 @@ def _load(path: Path) -> NDArray[Any]:
                     "with cryosparc-tools, Dataset.save(format=NUMPY_FORMAT)"
                 )
             if len(magic) < 6:
-                raise StackIncomplete(
-                    f"{path}: expected a dataset, found {size} bytes; it is read once it has grown"
-                )
+                raise StackIncomplete(f"{path}: expected a dataset, found {size} bytes; it is read once it has grown")
             file.seek(0)
             shape, _, dtype = _read_header(file)
-            expected = file.tell() + int(np.prod(shape)) * dtype.itemsize
-            if size != expected:
-                raise StackIncomplete(
-                    f"{path}: expected {expected} bytes for {shape[0] if shape else 0} particles, found "
-                    f"{size}; it is "
-                    "read once it is whole"
-                )
             if len(shape) != 1 or dtype.names is None or dtype.hasobject:
                 raise ManifestMismatch(
                     f"{path}: expected a one-dimensional structured array without Python objects, found "
                     f"shape {shape} "
                     f"and type {dtype}; export the particles anew"
                 )
+            expected = file.tell() + int(np.prod(shape)) * dtype.itemsize
+            if size != expected:
+                raise StackIncomplete(
+                    f"{path}: expected {expected} bytes for {shape[0]} particles, found "
+                    f"{size}; it is "
+                    "read once it is whole"
+                )
             file.seek(0)
             data: NDArray[Any] = np.load(file, allow_pickle=False, max_header_size=_MAX_HEADER_SIZE)
     except OSError as error:
         raise IngestError(f"{path}: cannot be read ({error.strerror}); was it moved or deleted?") from error
     except ValueError as error:
-        raise ManifestMismatch(
-            f"{path}: expected a NumPy structured array, found {error}; remove the file"
-        ) from error
+        raise ManifestMismatch(f"{path}: expected a NumPy structured array, found {error}; remove the file") from error
     return data
 
 

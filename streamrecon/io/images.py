@@ -42,8 +42,7 @@ def check_images(
     for row in np.flatnonzero(~good).tolist():
         what = "the same value in every pixel" if finite[row] else _describe_bad(images[row])
         reasons.append(
-            f"{path}: expected an image in section {int(indices[row]) + 1}, found {what}; the particle is "
-            "left out"
+            f"{path}: expected an image in section {int(indices[row]) + 1}, found {what}; the particle is left out"
         )
     return good, reasons
 

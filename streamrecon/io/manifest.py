@@ -59,9 +59,7 @@ def read_manifest(path: Path | str, root: Path | str) -> ParticleTable:
     elif path.suffix == ".cs":
         table = read_cs(path)
     else:
-        raise UnsupportedFormat(
-            f"{path}: expected a .star or .cs file, found {path.suffix or 'no suffix'}; rename it"
-        )
+        raise UnsupportedFormat(f"{path}: expected a .star or .cs file, found {path.suffix or 'no suffix'}; rename it")
     return replace(table, stack_names=tuple(str(_resolve(name, path, root)) for name in table.stack_names))
 
 
@@ -145,9 +143,7 @@ def fill_box_size(table: ParticleTable, box_size: int) -> ParticleTable:
     return replace(table, optics_groups=groups)
 
 
-def check_same_sampling(
-    path_1: Path | str, group_1: OpticsGroup, path_2: Path | str, group_2: OpticsGroup
-) -> None:
+def check_same_sampling(path_1: Path | str, group_1: OpticsGroup, path_2: Path | str, group_2: OpticsGroup) -> None:
     """Raise ManifestMismatch unless two optics groups have the same pixel size and box (0: not known yet)."""
     size_1, size_2 = group_1.pixel_size_angstrom, group_2.pixel_size_angstrom
     if abs(size_1 - size_2) > _PIXEL_SIZE_TOLERANCE * size_1:
@@ -163,9 +159,7 @@ def check_same_sampling(
         )
 
 
-def check_consistent(
-    path_1: Path | str, table_1: ParticleTable, path_2: Path | str, table_2: ParticleTable
-) -> None:
+def check_consistent(path_1: Path | str, table_1: ParticleTable, path_2: Path | str, table_2: ParticleTable) -> None:
     """Raise ManifestMismatch unless all particles of two tables have one pixel size and box.
 
     Only groups that particles belong to count. Give the same table twice to check it in itself.

@@ -187,21 +187,19 @@ def read_volume(path: Path | str) -> tuple[NDArray[np.float32], float]:
     voxel = cell / sampling
     if np.ptp(voxel) > 1e-3 * voxel[0]:
         raise UnsupportedFormat(
-            f"{path}: expected cubic voxels, found {voxel.tolist()} angstrom along x, y, z; resample the "
-            "map first"
+            f"{path}: expected cubic voxels, found {voxel.tolist()} angstrom along x, y, z; resample the map first"
         )
     axes = tuple(integers[16:19].tolist())
     # Many writers leave the axis fields zero and mean the usual order.
     axes = (1, 2, 3) if axes == (0, 0, 0) else axes
     if sorted(axes) != [1, 2, 3]:
-        raise StackCorrupt(
-            f"{path}: expected the axes 1, 2, 3 in mapc, mapr, maps, found {axes}; rewrite the map"
-        )
+        raise StackCorrupt(f"{path}: expected the axes 1, 2, 3 in mapc, mapr, maps, found {axes}; rewrite the map")
     stored = read_sections(path, np.arange(probe.nz))
     # Stored array axes are (section, row, column) = (maps, mapr, mapc); wanted (z, y, x) = (3, 2, 1).
     stored_axes = axes[::-1]
     volume = stored.transpose([stored_axes.index(axis) for axis in (3, 2, 1)])
-    return np.ascontiguousarray(volume), float(voxel[0])
+    # the header's float32 would give 3.5399999618 for 3.54
+    return np.ascontiguousarray(volume), round(float(voxel[0]), 6)
 
 
 @contextmanager
@@ -229,9 +227,7 @@ def _pread(descriptor: int, path: Path, size: int, offset: int) -> bytes:
             parts.append(part)
             size, offset = size - len(part), offset + len(part)
     except OSError as error:
-        raise IngestError(
-            f"{path}: reading failed ({error.strerror}); check the file system it lies on"
-        ) from error
+        raise IngestError(f"{path}: reading failed ({error.strerror}); check the file system it lies on") from error
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
@@ -240,8 +236,7 @@ def _probe(descriptor: int, path: Path) -> StackProbe:
     header = _pread(descriptor, path, HEADER_BYTES, 0)
     if len(header) < HEADER_BYTES:
         raise StackIncomplete(
-            f"{path}: expected an MRC header of {HEADER_BYTES} bytes, found {len(header)}; it is read once "
-            "it has grown"
+            f"{path}: expected an MRC header of {HEADER_BYTES} bytes, found {len(header)}; it is read once it has grown"
         )
     if not any(header):
         raise StackIncomplete(
@@ -261,13 +256,10 @@ def _probe(descriptor: int, path: Path) -> StackProbe:
     if mode not in _DTYPES:
         name = _KNOWN_BUT_UNSUPPORTED.get(mode, "unknown")
         raise UnsupportedFormat(
-            f"{path}: expected MRC mode 0, 1, 2, 6 or 12, found mode {mode} ({name}); convert the stack to "
-            "mode 2"
+            f"{path}: expected MRC mode 0, 1, 2, 6 or 12, found mode {mode} ({name}); convert the stack to mode 2"
         )
     if nz == 0:
-        raise StackIncomplete(
-            f"{path}: expected images, found a header that counts none; it is read once it has some"
-        )
+        raise StackIncomplete(f"{path}: expected images, found a header that counts none; it is read once it has some")
     extended = int(np.frombuffer(header, order + "i4", 1, 92)[0])
     if not 0 <= extended <= _MAX_EXTENDED_HEADER_BYTES:
         raise StackCorrupt(
@@ -289,7 +281,7 @@ def _probe(descriptor: int, path: Path) -> StackProbe:
         header_bytes=start,
         expected_bytes=start + nx * ny * nz * np.dtype(_DTYPES[mode]).itemsize,
         actual_bytes=actual,
-        pixel_size_angstrom=cell / sampling if has_size else None,
+        pixel_size_angstrom=round(cell / sampling, 6) if has_size else None,
     )
 
 

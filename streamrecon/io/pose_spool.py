@@ -141,9 +141,7 @@ class PoseSpool:
         bytes a row.
         """
         latest = self._latest_rows()
-        heading = loop_heading(
-            "particles", [*table_columns(has_ctf=self._has_ctf, has_pose=True), *_RESULT_COLUMNS]
-        )
+        heading = loop_heading("particles", [*table_columns(has_ctf=self._has_ctf, has_pose=True), *_RESULT_COLUMNS])
         with atomic_path(star_path) as temporary, temporary.open("wb") as out:
             out.write((optics_text(optics_groups) + heading).encode("utf-8", "surrogateescape"))
             for number, row in enumerate(self._rows()):

@@ -112,8 +112,7 @@ class _Columns:
         column = self._block.find_values(f"_{name}")
         if len(column) == 0:
             raise ManifestMismatch(
-                f"{self._path}: expected a column {name} in {self.where}, found none; write the file with "
-                "that column"
+                f"{self._path}: expected a column {name} in {self.where}, found none; write the file with that column"
             )
         decode = self._decode
         return [decode(cif.as_string(v) if v[0] in "'\";" else v) for v in column]
@@ -181,9 +180,7 @@ def _parse(path: Path) -> tuple[cif.Document, Decode]:
             raise StackIncomplete(
                 f"{path}: looks cut inside a row or a heading (line {reason}); it is read once it is whole"
             ) from error
-        raise ManifestMismatch(
-            f"{path}: expected a STAR file, found line {reason}; correct or remove it"
-        ) from error
+        raise ManifestMismatch(f"{path}: expected a STAR file, found line {reason}; correct or remove it") from error
 
 
 def _same(text: str) -> str:
@@ -212,9 +209,7 @@ def _looks_cut(raw: bytes) -> bool:
 def _particle_block(document: cif.Document, path: Path) -> cif.Block:
     names = [block.name for block in document]
     if not names or names == ["optics"]:
-        raise StackIncomplete(
-            f"{path}: expected particles, found {names or 'nothing'}; it is read once it is whole"
-        )
+        raise StackIncomplete(f"{path}: expected particles, found {names or 'nothing'}; it is read once it is whole")
     blocks = {block.name: block for block in document}
     for name in _PARTICLE_BLOCKS:
         if name in blocks and len(blocks[name].find_values("_rlnImageName")):
@@ -263,14 +258,10 @@ def _groups_from_optics(
     ctf = [_ctf_column(optics, name, has_ctf, n) for name in _CTF_COLUMNS]
     box = optics.numbers_or("rlnImageSize", 0.0, n).astype(int)
     names = (
-        optics.texts("rlnOpticsGroupName")
-        if optics.has("rlnOpticsGroupName")
-        else [f"opticsGroup{i}" for i in numbers]
+        optics.texts("rlnOpticsGroupName") if optics.has("rlnOpticsGroupName") else [f"opticsGroup{i}" for i in numbers]
     )
     groups = tuple(
-        OpticsGroup(
-            names[i], float(ctf[0][i]), float(ctf[1][i]), float(ctf[2][i]), float(pixel[i]), int(box[i])
-        )
+        OpticsGroup(names[i], float(ctf[0][i]), float(ctf[1][i]), float(ctf[2][i]), float(pixel[i]), int(box[i]))
         for i in range(n)
     )
     if n == 1 and not particles.has("rlnOpticsGroup"):
@@ -291,9 +282,7 @@ def _groups_from_optics(
 _CTF_COLUMNS = ("rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast")
 
 
-def _groups_from_rows(
-    particles: _Columns, has_ctf: bool, n: int
-) -> tuple[tuple[OpticsGroup, ...], NDArray[np.int64]]:
+def _groups_from_rows(particles: _Columns, has_ctf: bool, n: int) -> tuple[tuple[OpticsGroup, ...], NDArray[np.int64]]:
     """Make the groups of a RELION 3.0 file, where each row repeats its optics: a group per distinct set."""
     _refuse_altered_images(particles, n)
     if particles.has("rlnDetectorPixelSize") and particles.has("rlnMagnification"):

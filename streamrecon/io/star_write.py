@@ -9,6 +9,7 @@ from typing import TextIO
 import numpy as np
 from numpy.typing import NDArray
 
+from streamrecon.errors import ManifestMismatch
 from streamrecon.geometry.rotation import euler_from_rotation
 from streamrecon.io.atomic import atomic_path
 from streamrecon.optics.group import OpticsGroup
@@ -150,7 +151,19 @@ def _column_texts(values: NDArray[np.generic]) -> Iterator[str]:
 
 
 def quoted(text: str) -> str:
-    """Return a value as a STAR file holds it: in quotation marks where it is empty or has a blank in it."""
+    """Return a value as a STAR file holds it: in quotation marks where it is empty or has a blank in it.
+
+    Raises
+    ------
+    ManifestMismatch
+        A line break, or blanks together with both quotation marks: no STAR file can hold that.
+    """
     if text and not any(c.isspace() for c in text) and text[0] not in "'\"#_$[];":
         return text
+    if "\n" in text or "\r" in text or ('"' in text and "'" in text):
+        raise ManifestMismatch(
+            f"{text!r}: expected a name that a STAR file can hold, found line breaks or both kinds of "
+            "quotation marks; "
+            "rename the file"
+        )
     return f'"{text}"' if '"' not in text else f"'{text}'"

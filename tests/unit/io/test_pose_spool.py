@@ -1,0 +1,141 @@
+import subprocess
+from pathlib import Path
+from shutil import which
+
+import gemmi
+import numpy as np
+import pytest
+
+from streamrecon.errors import CheckpointCorrupt
+from streamrecon.geometry.rotation import random_rotations
+from streamrecon.io import PoseSpool, read_star
+from streamrecon.optics.group import OpticsGroup
+from streamrecon.particles import ParticleTable
+
+GROUPS = (OpticsGroup("g1", 300, 2.7, 0.1, 2.0, 32), OpticsGroup("g 2", 200, 2.0, 0.07, 2.0, 32))
+
+
+def batch(first: int, n: int) -> ParticleTable:
+    return ParticleTable(
+        optics_groups=GROUPS,
+        stack_names=("stacks/a.mrcs",),
+        optics_group_index=np.arange(n, dtype=np.int32) % 2,
+        stack_number=np.zeros(n, np.int32),
+        stack_index=np.arange(first, first + n, dtype=np.int32),
+        defocus_u_angstrom=np.full(n, 12000, np.float32),
+        defocus_v_angstrom=np.full(n, 11000, np.float32),
+        astigmatism_angle_degrees=np.full(n, 15, np.float32),
+        phase_shift_degrees=np.zeros(n, np.float32),
+    )
+
+
+def append(spool: PoseSpool, first: int, n: int, seed: int = 0) -> tuple[int, np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    rotation, shift = random_rotations(rng, n), rng.normal(0, 3, (n, 2))
+    length = spool.append(
+        batch(first, n),
+        rotation=rotation,
+        shift_angstrom=shift,
+        half=np.arange(n) % 2,
+        pose_weight=np.full(n, 0.75),
+        effective_sample_size=np.linspace(0.2, 3.6, n),
+        log_evidence=np.full(n, -1234.5),
+    )
+    return length, rotation, shift
+
+
+def test_exports_all_rows_with_relions_names(tmp_path: Path) -> None:
+    with PoseSpool(tmp_path / "spool" / "poses.txt") as spool:
+        _, rotation_1, shift_1 = append(spool, 0, 3, seed=1)
+        length, rotation_2, shift_2 = append(spool, 3, 2, seed=2)
+        assert length == spool.n_bytes == spool.path.stat().st_size
+        assert spool.export(tmp_path / "out.star", GROUPS) == 5
+    table = read_star(tmp_path / "out.star")
+    assert table.optics_groups == GROUPS
+    assert table.identities() == [f"{i:06d}@stacks/a.mrcs" for i in range(1, 6)]
+    np.testing.assert_allclose(table.rotation, np.concatenate([rotation_1, rotation_2]), atol=1e-6)
+    np.testing.assert_allclose(table.shift_angstrom, np.concatenate([shift_1, shift_2]), atol=1e-5)
+    assert table.optics_group_index.tolist() == [0, 1, 0, 0, 1]
+    block = gemmi.cif.read(str(tmp_path / "out.star"))["particles"]
+    assert list(block.find_values("_rlnRandomSubset")) == ["1", "2", "1", "1", "2"]
+    assert list(block.find_values("_rlnNrOfSignificantSamples"))[:3] == ["1", "2", "4"]
+    assert {float(v) for v in block.find_values("_rlnMaxValueProbDistribution")} == {0.75}
+    assert {float(v) for v in block.find_values("_rlnLogLikeliContribution")} == {-1234.5}
+
+
+def test_a_particle_visited_again_is_exported_once_with_its_last_pose(tmp_path: Path) -> None:
+    with PoseSpool(tmp_path / "poses.txt") as spool:
+        append(spool, 0, 4, seed=1)
+        _, rotation, _ = append(spool, 1, 2, seed=2)
+        assert spool.export(tmp_path / "out.star", GROUPS) == 4
+    table = read_star(tmp_path / "out.star")
+    by_name = dict(zip(table.identities(), table.rotation, strict=True))
+    assert len(by_name) == 4
+    np.testing.assert_allclose(by_name["000002@stacks/a.mrcs"], rotation[0], atol=1e-6)
+    np.testing.assert_allclose(by_name["000003@stacks/a.mrcs"], rotation[1], atol=1e-6)
+
+
+def test_goes_back_to_a_checkpoint_and_on_from_there(tmp_path: Path) -> None:
+    path = tmp_path / "poses.txt"
+    with PoseSpool(path) as spool:
+        length, _, _ = append(spool, 0, 3)
+        append(spool, 3, 3)
+    with path.open("ab") as torn:
+        torn.write(b"000007@stacks/a.mrcs mic")
+    with PoseSpool(path) as spool:
+        spool.truncate(length)
+        assert spool.n_bytes == length
+        append(spool, 10, 1)
+        assert spool.export(tmp_path / "out.star", GROUPS) == 4
+    assert read_star(tmp_path / "out.star").stack_index.tolist() == [0, 1, 2, 10]
+
+
+def test_a_spool_shorter_than_the_checkpoint_says(tmp_path: Path) -> None:
+    with PoseSpool(tmp_path / "poses.txt") as spool:
+        length, _, _ = append(spool, 0, 3)
+        with pytest.raises(CheckpointCorrupt, match=f"expected at least the {length + 1} bytes.*found {length}"):
+            spool.truncate(length + 1)
+
+
+def test_an_optics_group_index_of_the_session_replaces_the_tables_own(tmp_path: Path) -> None:
+    with PoseSpool(tmp_path / "poses.txt") as spool:
+        spool.append(
+            batch(0, 2),
+            rotation=np.eye(3)[None].repeat(2, axis=0),
+            shift_angstrom=np.zeros((2, 2)),
+            half=np.zeros(2, int),
+            pose_weight=np.ones(2),
+            effective_sample_size=np.ones(2),
+            log_evidence=np.zeros(2),
+            optics_group_index=np.array([2, 2]),
+        )
+        spool.export(tmp_path / "out.star", (*GROUPS, OpticsGroup("third", 100, 1.6, 0.1, 2.0, 32)))
+    table = read_star(tmp_path / "out.star")
+    assert {table.optics_groups[g].name for g in table.optics_group_index} == {"third"}
+
+
+@pytest.mark.relion
+@pytest.mark.skipif(
+    which("relion_star_printtable") is None, reason="RELION's programs are not on PATH (Debian: relion)"
+)
+def test_relion_reads_the_export(tmp_path: Path) -> None:
+    with PoseSpool(tmp_path / "poses.txt") as spool:
+        append(spool, 0, 5)
+        spool.export(tmp_path / "out.star", GROUPS)
+    out = subprocess.run(
+        ["relion_star_printtable", "out.star", "data_particles", "rlnImageName", "rlnRandomSubset", "rlnOriginXAngst"],
+        cwd=tmp_path,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.split()
+    table = read_star(tmp_path / "out.star")
+    assert out[0::3] == table.identities()
+    assert out[1::3] == ["1", "2", "1", "2", "1"]
+    np.testing.assert_allclose([float(v) for v in out[2::3]], -table.shift_angstrom[:, 0], atol=1e-5)
+    subprocess.run(
+        ["relion_star_handler", "--i", "out.star", "--o", "again.star"], cwd=tmp_path, check=True, capture_output=True
+    )
+    again = read_star(tmp_path / "again.star")
+    assert again.identities() == table.identities()
+    np.testing.assert_allclose(again.rotation, table.rotation, atol=1e-6)
