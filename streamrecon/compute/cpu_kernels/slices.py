@@ -174,3 +174,27 @@ def insert_slices(
                     half_w * re, half_w * im * sign[p], w * power_weight[i, p],
                 )  # fmt: skip
     return inserted
+
+
+@njit(nogil=True, fastmath=True, cache=True, error_model="numpy")
+def extract_points(cube, pad, points, rotation, out_re, out_im):
+    """Values of a cube at rotated 3D frequencies: points (m, 3) as (x, y, z); rotation (n, 3, 3); out (n, m)."""
+    radius = np.float32(cube.shape[2] - 1)
+    step_y = np.int64(2 * cube.shape[2])
+    step_z = np.int64(step_y * cube.shape[1])
+    flat = cube.reshape(-1)
+    factor = np.float32(pad)
+    for i in range(rotation.shape[0]):
+        r = rotation[i]
+        for p in range(points.shape[0]):
+            a, b, c = points[p, 0], points[p, 1], points[p, 2]
+            x = factor * (r[0, 0] * a + r[0, 1] * b + r[0, 2] * c)
+            y = factor * (r[1, 0] * a + r[1, 1] * b + r[1, 2] * c)
+            z = factor * (r[2, 0] * a + r[2, 1] * b + r[2, 2] * c)
+            s = _ONE if x >= _ZERO else -_ONE
+            x, y, z = x * s, y * s + radius, z * s + radius
+            ix, iy, iz = np.int64(x), np.int64(y), np.int64(z)
+            fx, fy, fz = x - np.float32(ix), y - np.float32(iy), z - np.float32(iz)
+            re, im = gather_trilinear(flat, iz * step_z + iy * step_y + 2 * ix, step_y, step_z, fx, fy, fz)
+            out_re[i, p] = re
+            out_im[i, p] = s * im

@@ -1,0 +1,5 @@
+"""``python -m streamrecon``."""
+
+from streamrecon.cli.main import app
+
+app()

@@ -1,0 +1,152 @@
+"""``streamrecon reconstruct``: the same engine on particles that are all there already."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from streamrecon.cli.exit_codes import errors_as_exit_codes
+from streamrecon.config import Config, load_config
+from streamrecon.errors import IngestError
+from streamrecon.io import (
+    check_consistent,
+    check_stack,
+    fill_box_size,
+    identity_of,
+    probe_stack,
+    read_images,
+    read_manifest,
+)
+from streamrecon.particles import ParticleBatch, ParticleTable
+from streamrecon.reconstruct.results import EngineStatus
+from streamrecon.worker.engine import make_engine
+from streamrecon.worker.outputs import write_snapshot
+from streamrecon.worker.preprocess import decide_contrast, usable
+from streamrecon.worker.reconstruction import Reconstruction
+
+_INTERRUPTED = 130
+_CONTRAST_IMAGES = 500
+
+
+def reconstruct(
+    particles: Annotated[Path, typer.Argument(help="Particle STAR (RELION 3.0 to 5) or cryoSPARC .cs file.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the maps, the FSC and the poses.")],
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", help="Take [input], [engine] and the batch size from here.")
+    ] = None,
+    root: Annotated[
+        Path | None,
+        typer.Option(help="Folder that the stacks' names are relative to. Default: looked for from the file upwards."),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Of the random start.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Use only the first so many particles.")] = None,
+) -> None:
+    """Reconstruct from a random start in one pass over the particles.
+
+    Writes volume.mrc, half_a.mrc, half_b.mrc, fsc.csv, status.json and particles.star (poses that RELION reads).
+    Ctrl-C ends it early and writes what there is.
+
+    Example: streamrecon reconstruct Extract/job012/particles.star -o out/
+    """
+    with errors_as_exit_codes():
+        settings = load_config(config) if config is not None else Config()
+        if seed is not None:
+            settings = settings.model_copy(update={"session": settings.session.model_copy(update={"seed": seed})})
+        base = (root or particles.resolve().parents[-1]).resolve()
+        table = _checked(read_manifest(particles, base), particles)
+        if limit is not None:
+            table = table.select(slice(0, limit))
+        output.mkdir(parents=True, exist_ok=True)
+        interrupted = _reconstruct(settings, table, particles.resolve().parent, output)
+    raise typer.Exit(_INTERRUPTED if interrupted else 0)
+
+
+def _checked(table: ParticleTable, manifest: Path) -> ParticleTable:
+    """Check every stack against its rows, by its header only.
+
+    Raises
+    ------
+    IngestError
+        A stack is missing, broken or shorter than a row says, or sampled unlike the others.
+    """
+    probes = [probe_stack(name) for name in table.stack_names]
+    for probe in probes:
+        check_stack(table, manifest, probe)
+    # RELION 3.0 says nothing of the box: it is the first stack's, and the others are held to it
+    table = fill_box_size(table, probes[0].nx)
+    for probe in probes:
+        check_stack(table, manifest, probe)
+    check_consistent(manifest, table, manifest, table)
+    return table
+
+
+def _batches(table: ParticleTable, root: Path, size: int) -> Iterator[ParticleBatch]:
+    for start in range(0, len(table), size):
+        part = table.select(slice(start, start + size))
+        names = part.stack_names
+        identities = tuple(
+            identity_of(names[s], root, i)
+            for s, i in zip(part.stack_number.tolist(), part.stack_index.tolist(), strict=True)
+        )
+        yield usable(ParticleBatch(read_images(part), part, identities))
+
+
+def _reconstruct(settings: Config, table: ParticleTable, root: Path, output: Path) -> bool:
+    """Fold everything, with a progress bar; return whether it was interrupted."""
+    console = Console(stderr=True)
+    size = settings.feed.batch_size
+    reconstruction = Reconstruction(settings, make_engine, output / "poses.rows")
+    probe = np.unique(np.linspace(0, len(table) - 1, min(len(table), _CONTRAST_IMAGES)).astype(int))
+    sample = next(_batches(table.select(probe), root, len(probe)))
+    reconstruction.contrast = decide_contrast(settings, [sample], must=True)
+    console.print(f"{len(table)} particles, contrast {reconstruction.contrast}; compiling kernels at first use")
+    interrupted = False
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+        TextColumn("{task.fields[status]}"),
+    )  # fmt: skip
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task("Particles", total=len(table), status="")
+        try:
+            for number, batch in enumerate(_batches(table, root, size)):
+                try:
+                    result = reconstruction.fold(number, batch)
+                except IngestError as error:
+                    progress.console.print(f"left out: {error}")
+                    continue
+                status = _engine_status(reconstruction)
+                rate = len(batch) / result.step_seconds
+                progress.update(task, advance=len(batch), **_fields(status, rate))
+        except KeyboardInterrupt:
+            interrupted = True
+    if reconstruction.engine is None:
+        raise IngestError(f"{root}: none of the {len(table)} particles could be used; see the messages above")
+    snapshot = reconstruction.engine.snapshot()
+    write_snapshot(output, snapshot)
+    rows = reconstruction.export(output / "particles.star")
+    reconstruction.close()
+    console.print(
+        f"{rows} particles, {snapshot.resolution_angstrom:.1f} A (FSC {snapshot.fsc_threshold} between halves posed "
+        f"on one map), stage {snapshot.status.stage}; maps and poses in {output}"
+    )
+    return interrupted
+
+
+def _engine_status(reconstruction: Reconstruction) -> EngineStatus:
+    if reconstruction.engine is None:
+        raise RuntimeError("status before the first fold")
+    return reconstruction.engine.status
+
+
+def _fields(status: EngineStatus, rate: float) -> dict[str, Any]:
+    text = (
+        f"{rate:.0f} images/s  {status.stage}  {status.resolution_angstrom:.1f} A  "
+        f"ESS {status.effective_sample_size:.1f}"
+    )
+    return {"status": text}

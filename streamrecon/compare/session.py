@@ -1,0 +1,78 @@
+"""A throw-away session on this machine: free ports, a configuration, its figures read back over HTTP."""
+
+from __future__ import annotations
+
+import socket
+import urllib.error
+import urllib.request
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from prometheus_client.parser import text_string_to_metric_families
+
+
+@dataclass(frozen=True)
+class SessionPorts:
+    """Loopback endpoints of a session."""
+
+    feed: str
+    events: str
+    volumes: str
+    snapshots: str
+    monitor: str
+
+
+def free_ports() -> SessionPorts:
+    """Return endpoints on ports that were free a moment ago, so that two sessions can run side by side."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(5)]
+        for s in sockets:
+            s.bind(("127.0.0.1", 0))
+        ports = [s.getsockname()[1] for s in sockets]
+    feed, events, volumes, snapshots = (f"tcp://127.0.0.1:{port}" for port in ports[:4])
+    return SessionPorts(feed, events, volumes, snapshots, f"127.0.0.1:{ports[4]}")
+
+
+def write_session_config(folder: Path, ports: SessionPorts, *, seed: int, settle_seconds: float = 1.0) -> Path:
+    """Write ``folder/config.toml`` that watches ``incoming`` and writes to ``session``, both in the folder."""
+    path = folder / "config.toml"
+    path.write_text(
+        f"""[session]
+output_dir = "session"
+seed = {seed}
+
+[watch]
+root = "incoming"
+settle_seconds = {settle_seconds}
+scan_seconds = 2.0
+
+[feed]
+endpoint = "{ports.feed}"
+batch_wait_seconds = 2.0
+
+[publish]
+events = "{ports.events}"
+volumes = "{ports.volumes}"
+snapshots = "{ports.snapshots}"
+
+[monitor]
+bind = "{ports.monitor}"
+""",
+        encoding="utf-8",
+    )
+    return path
+
+
+def scrape(bind: str) -> dict[str, float]:
+    """Return the samples of a /metrics page by name, labels left out and summed; empty if nobody answers."""
+    try:
+        with urllib.request.urlopen(f"http://{bind}/metrics", timeout=2) as response:
+            text = response.read().decode()
+    except (urllib.error.URLError, OSError):
+        return {}
+    figures: dict[str, float] = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            figures[sample.name] = figures.get(sample.name, 0.0) + sample.value
+    return figures
