@@ -65,17 +65,24 @@ class Reconstruction:
         if record is not None:
             check_compatible(record.compatibility, compatibility_of(config))
         self._spool = PoseSpool(spool_path, has_ctf=config.input.ctf == "require")
-        if loaded is None or record is None:
-            self._spool.truncate(0)
-            return
+        try:
+            if loaded is None or record is None:
+                self._spool.truncate(0)
+            else:
+                self._go_on(record, loaded.state)
+        except BaseException:
+            self._spool.close()
+            raise
+
+    def _go_on(self, record: WorkerRecord, state: EngineState) -> None:
         self._spool.truncate(record.pose_spool_bytes)
         self._groups = {group: i for i, group in enumerate(record.optics_groups)}
         self.folded = BatchIds(record.folded)
         self.feed_session = record.feed_session
         self.contrast = record.contrast
         self.sampling = (record.box_size, record.pixel_size_angstrom)
-        self.engine = make_engine(config, *self.sampling)
-        self.engine.restore(loaded.state)
+        self.engine = self._make_engine(self._config, *self.sampling)
+        self.engine.restore(state)
 
     def check_sampling(self, batch: ParticleBatch, others: Iterable[ParticleBatch] = ()) -> None:
         """Check that a batch has the box and pixel size of those before it.

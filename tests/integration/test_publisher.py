@@ -103,6 +103,13 @@ def test_a_late_joiner_gets_the_state_and_then_what_follows_without_doubles(publ
         assert messages.gaps == {}
 
 
+def test_joining_does_not_wait_for_the_next_heartbeat():
+    with Publisher(FREE_PORT, FREE_PORT, FREE_PORT, heartbeat_seconds=60) as publisher:
+        time.sleep(0.3)
+        with subscriber_of(publisher) as messages:
+            assert next(messages).topic == schema.SESSION
+
+
 def test_unknown_numbers_arrive_as_none(publisher):
     with subscriber_of(publisher, topics=["status/"]) as messages:
         publisher.publish_status(make_status())
@@ -172,13 +179,13 @@ def test_a_gap_is_raised_or_counted(by_hand):
         send_by_hand(sock, event("again"), 5)
         # two more were lost at the end: only the heartbeat shows it
         send_by_hand(sock, drafts.heartbeat_draft({"event/": 7, "volume/full/": 9}, 0.0), 1)
-        send_by_hand(sock, event("8"), 8)
         assert [next(messages).header.text for _ in range(2)] == ["1", "2"]
         with pytest.raises(SequenceGap, match=r"expected message 3, the next one is 5: 2 lost"):
             next(messages)
         assert next(messages).header.text == "5"
         with pytest.raises(SequenceGap, match="expected message 6, the next one is 8"):
             next(messages)
+        send_by_hand(sock, event("8"), 8)
         assert next(messages).header.text == "8"
         assert messages.gaps == {"event/": 4}
 
@@ -287,9 +294,7 @@ def test_a_client_that_knows_only_zeromq_and_json(publisher):
     volumes.recv_multipart()  # the heartbeat: from now on nothing is missed
     dealer = context.socket(zmq.DEALER)
     dealer.connect(publisher.snapshots)
-    dealer.send_multipart(
-        [b"snapshot", json.dumps({"protocol_version": 1, "topics": ["volume/full/"]}).encode()]
-    )
+    dealer.send_multipart([b"snapshot", json.dumps({"protocol_version": 1, "topics": ["volume/full/"]}).encode()])
     state = {}
     while True:
         topic, header, *raw = dealer.recv_multipart()

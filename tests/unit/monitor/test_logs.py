@@ -1,0 +1,69 @@
+import io
+import json
+import logging
+from datetime import datetime
+
+import pytest
+import structlog
+
+from streamrecon.config.model import LogConfig
+from streamrecon.monitor.logs import configure_logging, wants_json
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.fixture
+def restored_logging():
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:], root.level = handlers, level
+    structlog.reset_defaults()
+    structlog.contextvars.clear_contextvars()
+
+
+@pytest.mark.parametrize(
+    ("format_", "stream", "environment", "expected"),
+    [
+        ("auto", Terminal(), {}, False),
+        ("auto", io.StringIO(), {}, True),
+        ("auto", Terminal(), {"JOURNAL_STREAM": "8:1"}, True),
+        ("auto", Terminal(), {"INVOCATION_ID": "abc"}, True),
+        ("console", io.StringIO(), {"INVOCATION_ID": "abc"}, False),
+        ("json", Terminal(), {}, True),
+    ],
+)
+def test_format_follows_the_reader(format_, stream, environment, expected):
+    assert wants_json(LogConfig(format=format_), stream, environment) is expected
+
+
+def test_json_lines_of_ours_and_of_libraries(capsys, restored_logging):
+    configure_logging(LogConfig(format="json", level="info"), "worker")
+    structlog.get_logger("streamrecon.test").info("folded", particles=100)
+    structlog.get_logger("streamrecon.test").debug("not shown")
+    logging.getLogger("some.library").warning("look out: %d", 3)
+    try:
+        raise ValueError("why")
+    except ValueError:
+        structlog.get_logger("streamrecon.test").exception("failed")
+    captured = capsys.readouterr()
+    ours, theirs, failed = (json.loads(line) for line in captured.out.splitlines())
+    assert captured.err == ""
+    assert (ours["message"], ours["particles"], ours["level"]) == ("folded", 100, "info")
+    assert (theirs["message"], theirs["level"], theirs["logger"]) == ("look out: 3", "warning", "some.library")
+    assert "ValueError: why" in failed["exception"]
+    for line in (ours, theirs, failed):
+        assert line["process"] == "worker"
+        assert datetime.fromisoformat(line["timestamp"]).utcoffset().total_seconds() == 0
+
+
+def test_console_lines_are_for_people(capsys, restored_logging):
+    configure_logging(LogConfig(format="console", level="warning"), "run")
+    structlog.get_logger("x").warning("something", why="because")
+    out = capsys.readouterr().out
+    assert "something" in out
+    assert "why=because" in out
+    assert "{" not in out

@@ -1,0 +1,185 @@
+import inspect
+import re
+
+import numpy as np
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from streamrecon import errors
+from streamrecon.ingest.metrics import DROP_REASONS, FILE_STATES, QUARANTINE_KINDS, IngestMetrics
+from streamrecon.monitor.metrics import (
+    ERROR_KINDS,
+    IngestMetricsExporter,
+    SupervisorMetrics,
+    WorkerMetrics,
+)
+from streamrecon.reconstruct.results import BatchResult, EngineStatus
+
+GROUPS = {"ingest": IngestMetricsExporter, "worker": WorkerMetrics, "supervisor": SupervisorMetrics}
+
+
+def samples_of(registry):
+    text = generate_latest(registry).decode()
+    return {
+        (s.name, tuple(sorted(s.labels.items()))): s.value
+        for family in text_string_to_metric_families(text)
+        for s in family.samples
+    }
+
+
+@pytest.fixture
+def registry():
+    return CollectorRegistry()
+
+
+def make_status(**changes):
+    values = {
+        "stage": "settled",
+        "particles_seen": 500,
+        "image_visits": 600,
+        "step": 5,
+        "k_max": 12,
+        "temperature": 1.5,
+        "effective_sample_size": 3.0,
+        "coarse_entropy": 0.5,
+        "resolution_angstrom": 12.5,
+        "fsc_kind": "common",
+        "step_seconds": 0.4,
+        "images_per_second": 250.0,
+        "evaluations_per_image": 96.0,
+        "log_evidence": 7.0,
+    }
+    return EngineStatus(**{**values, **changes})
+
+
+def make_result(n=100):
+    zeros = np.zeros(n, np.float32)
+    return BatchResult(np.zeros((n, 3, 3), np.float32), np.zeros((n, 2), np.float32), zeros, zeros, zeros, 9600, 0.4)
+
+
+def test_the_exporter_is_what_ingest_asks_for(registry):
+    exporter: IngestMetrics = IngestMetricsExporter(registry)
+    for name, method in inspect.getmembers(IngestMetrics, inspect.isfunction):
+        if not name.startswith("_"):
+            assert inspect.signature(getattr(exporter, name)).parameters.keys() == {
+                p for p in inspect.signature(method).parameters if p != "self"
+            }
+
+
+@pytest.mark.parametrize("subsystem", GROUPS)
+def test_names_follow_the_rule_and_each_has_a_help_text(registry, subsystem):
+    GROUPS[subsystem](registry)
+    families = list(text_string_to_metric_families(generate_latest(registry).decode()))
+    assert len(families) >= 4
+    for family in families:
+        assert re.fullmatch(rf"streamrecon_{subsystem}_[a-z0-9_]+", family.name), family.name
+        assert len(family.documentation) > 10, family.name
+        assert not re.search(r"_(ms|milliseconds|mb|percent)$", family.name)
+        for sample in family.samples:
+            assert not sample.name.endswith("_created"), "created series are switched off"
+            if family.type == "counter":
+                assert sample.name.endswith("_total")
+
+
+def test_the_texts_of_all_processes_put_together_are_one_valid_page():
+    names = []
+    for group in GROUPS.values():
+        registry = CollectorRegistry()
+        group(registry)
+        names += [f.name for f in text_string_to_metric_families(generate_latest(registry).decode())]
+    assert len(names) == len(set(names))
+
+
+def test_every_labelled_child_is_there_from_the_start():
+    for group, calls in (
+        (IngestMetricsExporter, ingest_calls),
+        (WorkerMetrics, worker_calls),
+        (SupervisorMetrics, lambda m: (m.up("ingest", True), m.restarted("worker"))),
+    ):
+        registry = CollectorRegistry()
+        metrics = group(registry)
+        before = set(samples_of(registry))
+        calls(metrics)
+        assert set(samples_of(registry)) == before, group
+
+
+def ingest_calls(metrics):
+    metrics.stack_ready(10)
+    metrics.batch_queued(10)
+    metrics.batch_folded(10)
+    for kind in (*QUARANTINE_KINDS, "made up"):
+        metrics.quarantined(kind)
+    for state in (*FILE_STATES, "made up"):
+        metrics.files("stack", state, 1)
+        metrics.files("manifest", state, 1)
+    for reason in (*DROP_REASONS, "made up"):
+        metrics.message_dropped(reason)
+    metrics.orphans(1)
+    metrics.particles(1, 2, 3)
+    metrics.queue_depth(4)
+    metrics.lag_seconds(5.0)
+    metrics.scan_seconds(0.1)
+    metrics.watch_mode("polling")
+    metrics.root_present(True)
+    metrics.workers(1)
+    metrics.lease_expired(2)
+
+
+def every_error():
+    todo, found = [errors.StreamReconError], []
+    while todo:
+        kind = todo.pop()
+        found.append(kind)
+        todo += kind.__subclasses__()
+    return found
+
+
+def worker_calls(metrics):
+    for stage in ("waiting", "searching", "settled", "made up"):
+        metrics.status(make_status(stage=stage, fsc_kind=stage))
+    metrics.batch_folded(make_result(), 100)
+    metrics.batch_dropped()
+    metrics.unacknowledged(3)
+    metrics.snapshot_written(0.1)
+    metrics.checkpoint_durable(1000, 0.1)
+    metrics.subscribers(2)
+    for kind in every_error():
+        metrics.error(kind("x"))
+    metrics.error(OSError("x"))
+
+
+def test_every_kind_of_the_error_tree_has_its_own_series(registry):
+    metrics = WorkerMetrics(registry)
+    assert {kind("").kind for kind in every_error()} < set(ERROR_KINDS)
+    metrics.error(errors.CheckpointCorrupt("x"))
+    found = samples_of(registry)
+    assert found["streamrecon_worker_errors_total", (("kind", "checkpoint_corrupt"),)] == 1
+    assert found["streamrecon_worker_errors_total", (("kind", "state_error"),)] == 0
+
+
+def test_worker_values_arrive(registry):
+    metrics = WorkerMetrics(registry)
+    assert np.isnan(samples_of(registry)["streamrecon_worker_resolution_angstrom", ()])
+    metrics.status(make_status())
+    metrics.batch_folded(make_result(100), 120)
+    found = samples_of(registry)
+    assert found["streamrecon_worker_resolution_angstrom", ()] == 12.5
+    assert found["streamrecon_worker_particles_folded_total", ()] == 100
+    assert found["streamrecon_worker_image_visits_total", ()] == 120
+    assert found["streamrecon_worker_step_seconds_sum", ()] == pytest.approx(0.4)
+    stages = {k[1][0][1]: v for k, v in found.items() if k[0] == "streamrecon_worker_stage"}
+    assert stages == {"waiting": 0, "searching": 0, "settled": 1, "other": 0}
+    assert found["streamrecon_worker_resident_memory_bytes", ()] > 1e6
+
+
+def test_the_age_of_the_checkpoint_grows_by_itself_and_falls_with_the_next(registry, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("streamrecon.monitor.metrics.time.monotonic", lambda: now[0])
+    metrics = WorkerMetrics(registry)
+    now[0] = 130.0
+    key = ("streamrecon_worker_checkpoint_age_seconds", ())
+    assert samples_of(registry)[key] == 30.0
+    metrics.checkpoint_durable(10, 0.1)
+    now[0] = 131.0
+    assert samples_of(registry)[key] == 1.0

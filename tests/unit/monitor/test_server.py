@@ -1,0 +1,55 @@
+import http.client
+import json
+
+import pytest
+from prometheus_client import CollectorRegistry
+from prometheus_client.parser import text_string_to_metric_families
+
+from streamrecon.errors import TransportError
+from streamrecon.monitor.ingest_metrics import PrometheusIngestMetrics
+from streamrecon.monitor.metrics import SupervisorMetrics
+from streamrecon.monitor.server import MonitorServer, fetch_metrics, registry_text
+
+
+def get(port, path):
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    connection.request("GET", path)
+    response = connection.getresponse()
+    body = response.read()
+    connection.close()
+    return response, body
+
+
+def test_metrics_and_health_are_served():
+    registry = CollectorRegistry()
+    SupervisorMetrics(registry).restarted("worker")
+    well = [True]
+    with MonitorServer("127.0.0.1:0", registry_text(registry), lambda: (well[0], {"why": 1})) as server:
+        response, body = get(server.port, "/metrics")
+        assert response.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+        assert b'streamrecon_supervisor_process_restarts_total{process="worker"} 1.0' in body
+        assert b"streamrecon_supervisor_process_restarts_total" in fetch_metrics(server.port)
+        response, body = get(server.port, "/healthz")
+        assert (response.status, json.loads(body)) == (200, {"status": "ok", "why": 1})
+        well[0] = False
+        response, body = get(server.port, "/healthz?x=1")
+        assert (response.status, json.loads(body)["status"]) == (503, "failing")
+        assert get(server.port, "/etc/passwd")[0].status == 404
+    assert fetch_metrics(server.port) is None
+
+
+def test_an_occupied_port_is_told():
+    with (
+        MonitorServer("127.0.0.1:0", lambda: b"", lambda: (True, {})) as server,
+        pytest.raises(TransportError, match=r"cannot be bound.*monitor\.bind"),
+    ):
+        MonitorServer(f"127.0.0.1:{server.port}", lambda: b"", lambda: (True, {}))
+
+
+def test_ingest_serves_its_own():
+    metrics = PrometheusIngestMetrics("127.0.0.1:0")
+    metrics.stack_ready(7)
+    families = {f.name: f for f in text_string_to_metric_families(fetch_metrics(metrics.server.port).decode())}
+    assert families["streamrecon_ingest_particles_ready"].samples[0].value == 7
+    assert get(metrics.server.port, "/healthz")[0].status == 200
+    metrics.server.close()

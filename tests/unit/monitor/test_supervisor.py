@@ -1,0 +1,225 @@
+"""The supervisor over real processes: small stand-ins for ingest and worker that do what a test asks."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import psutil
+import pytest
+from prometheus_client import CollectorRegistry
+from prometheus_client.parser import text_string_to_metric_families
+
+from streamrecon.monitor.supervisor import RestartPolicy, StopPolicy, Supervisor
+
+QUICK = RestartPolicy(first_seconds=0.05, maximum_seconds=0.2, reset_after_seconds=60, give_up_after=3)
+PATIENT = StopPolicy(ingest_seconds=5, grace_seconds=10, drained_seconds=10)
+
+CHILD = """
+import http.server, os, pathlib, signal, sys, threading, time
+name, port, log, ending = sys.argv[1], int(sys.argv[2]), pathlib.Path(sys.argv[3]), sys.argv[4]
+def say(text):
+    with log.open("a") as file:
+        file.write(f"{name} {text} {os.getpid()}\\n")
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200); self.end_headers()
+        self.wfile.write(f"# TYPE of_{name} gauge\\nof_{name} 1.0\\n".encode())
+    def log_message(self, *a): pass
+def stop(*a):
+    say("told")
+    if ending == "stubborn": return
+    time.sleep(0.2)
+    say("stopped")
+    os._exit(0)
+signal.signal(signal.SIGTERM, stop)
+server = http.server.HTTPServer(("127.0.0.1", port), Handler)
+threading.Thread(target=server.serve_forever, daemon=True).start()
+say("started")
+if ending.startswith("exit"):
+    time.sleep(0.3)
+    say("ended")
+    os._exit(int(ending[4:]))
+while True: time.sleep(0.05)
+"""
+
+
+class Stage:
+    def __init__(self, folder):
+        self.log = folder / "log"
+        self.log.touch()
+        self.script = folder / "child.py"
+        self.script.write_text(CHILD)
+
+    def command(self, name, ending="never"):
+        return lambda port: [sys.executable, str(self.script), name, str(port), str(self.log), ending]
+
+    def said(self):
+        return [line.rsplit(" ", 1)[0] for line in self.log.read_text().splitlines()]
+
+    def pid(self, what):
+        lines = [line for line in self.log.read_text().splitlines() if line.startswith(what)]
+        return int(lines[-1].rsplit(" ", 1)[1])
+
+
+@pytest.fixture
+def stage(tmp_path):
+    return Stage(tmp_path)
+
+
+def supervise(stage, ingest="never", worker="never", **options):
+    options.setdefault("restart", QUICK)
+    options.setdefault("stop", PATIENT)
+    return Supervisor(
+        stage.command("ingest", ingest), stage.command("worker", worker), registry=CollectorRegistry(), **options
+    )
+
+
+class Running:
+    """A supervisor in a thread; the kernel ties the children to that thread, which outlives them here."""
+
+    def __init__(self, supervisor):
+        self.supervisor = supervisor
+        self.code = None
+        self.thread = threading.Thread(target=self._run)
+
+    def _run(self):
+        self.code = self.supervisor.run()
+
+    def __enter__(self):
+        self.thread.start()
+        return self
+
+    def __exit__(self, *error):
+        for _ in range(2):
+            if self.thread.is_alive() and error[0] is not None:
+                self.supervisor.request_stop()
+        self.thread.join(20)
+        assert not self.thread.is_alive()
+
+
+def wait_for(condition, seconds=10):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it never came"
+        time.sleep(0.02)
+
+
+def values(text):
+    return {
+        (s.name, s.labels.get("process")): s.value
+        for family in text_string_to_metric_families(text.decode())
+        for s in family.samples
+    }
+
+
+def test_a_killed_child_is_started_again_and_counted(stage):
+    with Running(supervise(stage)) as running:
+        wait_for(lambda: {"ingest started", "worker started"} <= set(stage.said()))
+        first = stage.pid("worker started")
+        os.kill(first, signal.SIGKILL)
+        wait_for(lambda: stage.said().count("worker started") == 2)
+        assert stage.pid("worker started") != first
+        found = values(running.supervisor.metrics_text())
+        assert found["streamrecon_supervisor_process_restarts_total", "worker"] == 1
+        assert found["streamrecon_supervisor_process_restarts_total", "ingest"] == 0
+        running.supervisor.request_stop()
+    assert running.code == 0
+
+
+def test_metrics_of_the_living_are_joined_and_a_dead_one_shows(stage):
+    slow = RestartPolicy(first_seconds=30, maximum_seconds=30)
+    with Running(supervise(stage, restart=slow)) as running:
+        wait_for(lambda: {"ingest started", "worker started"} <= set(stage.said()))
+        found = values(running.supervisor.metrics_text())
+        assert found["of_ingest", None] == found["of_worker", None] == 1
+        assert found["streamrecon_supervisor_process_up", "ingest"] == 1
+        assert running.supervisor.health()[0]
+        os.kill(stage.pid("ingest started"), signal.SIGKILL)
+        wait_for(lambda: not running.supervisor.health()[0])
+        found = values(running.supervisor.metrics_text())
+        assert ("of_ingest", None) not in found
+        assert found["of_worker", None] == 1
+        assert found["streamrecon_supervisor_process_up", "ingest"] == 0
+        assert found["streamrecon_supervisor_process_up", "worker"] == 1
+        running.supervisor.request_stop()
+    assert running.code == 0
+
+
+def test_a_stop_ends_ingest_first_and_then_the_worker(stage):
+    with Running(supervise(stage)) as running:
+        wait_for(lambda: {"ingest started", "worker started"} <= set(stage.said()))
+        running.supervisor.request_stop()
+    assert stage.said()[2:] == ["ingest told", "ingest stopped", "worker told", "worker stopped"]
+    assert running.code == 0
+
+
+def test_a_second_signal_kills(stage):
+    with Running(supervise(stage, "stubborn", "stubborn")) as running:
+        wait_for(lambda: {"ingest started", "worker started"} <= set(stage.said()))
+        running.supervisor.request_stop()
+        wait_for(lambda: "ingest told" in stage.said())
+        began = time.monotonic()
+        running.supervisor.request_stop()
+    assert time.monotonic() - began < 3
+    assert running.code == 1
+    assert not psutil.pid_exists(stage.pid("worker started"))
+
+
+def test_who_does_not_stop_in_time_is_killed(stage):
+    stop = StopPolicy(ingest_seconds=0.2, grace_seconds=0.6)
+    with Running(supervise(stage, worker="stubborn", stop=stop)) as running:
+        wait_for(lambda: {"ingest started", "worker started"} <= set(stage.said()))
+        running.supervisor.request_stop()
+    assert running.code == 1
+
+
+def test_a_drained_ingest_lets_the_worker_finish(stage):
+    """Ingest ends with 0; the worker ends by itself later, with 0: nobody is restarted or signalled."""
+    with Running(supervise(stage, "exit0", "exit0")) as running:
+        pass
+    assert running.code == 0
+    assert sorted(stage.said()) == ["ingest ended", "ingest started", "worker ended", "worker started"]
+
+
+def test_a_worker_that_missed_the_end_is_told(stage):
+    stop = StopPolicy(ingest_seconds=5, grace_seconds=10, drained_seconds=0.3)
+    with Running(supervise(stage, "exit0", "never", stop=stop)) as running:
+        pass
+    assert running.code == 0
+    assert stage.said()[-2:] == ["worker told", "worker stopped"]
+
+
+def test_a_configuration_error_is_not_tried_again(stage):
+    with Running(supervise(stage, worker="exit2", permanent_exit_codes={2})) as running:
+        pass
+    assert running.code == 2
+    assert stage.said().count("worker started") == 1
+    assert "ingest stopped" in stage.said()
+
+
+def test_it_gives_up_after_so_many_failures_in_a_row(stage):
+    with Running(supervise(stage, worker="exit1")) as running:
+        pass
+    assert running.code == 1
+    assert stage.said().count("worker started") == 1 + QUICK.give_up_after
+    assert "ingest stopped" in stage.said()
+
+
+def test_children_end_with_a_supervisor_that_is_killed(stage, tmp_path):
+    script = tmp_path / "supervise.py"
+    script.write_text(
+        "import sys\n"
+        "from prometheus_client import CollectorRegistry\n"
+        "from streamrecon.monitor.supervisor import Supervisor\n"
+        f"script, log = {str(stage.script)!r}, {str(stage.log)!r}\n"
+        "def command(name):\n"
+        "    return lambda port: [sys.executable, script, name, str(port), log, 'never']\n"
+        "Supervisor(command('ingest'), command('worker'), registry=CollectorRegistry()).run()\n"
+    )
+    with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.DEVNULL) as process:
+        wait_for(lambda: {"ingest started", "worker started"} <= set(stage.said()))
+        process.kill()
+    wait_for(lambda: {"ingest stopped", "worker stopped"} <= set(stage.said()))
