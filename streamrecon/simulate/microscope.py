@@ -90,7 +90,7 @@ class MicroscopeSettings:
                 (f"a defocus range that rises, found {low} to {high}", high < low),
                 (f"at least 1 optics group, found {self.n_optics_groups}", self.n_optics_groups < 1),
                 (f"a junk fraction from 0 to 1, found {self.junk_fraction}", not 0 <= self.junk_fraction <= 1),
-                (f"a seed from 0 on, found {self.seed}", self.seed < 0),
+                (f"a seed from 0 to 2^64 - 1, found {self.seed}", not 0 <= self.seed < 2**64),
             )
             if is_wrong
         ]
@@ -167,7 +167,10 @@ class Microscope:
 
     def _generator(self, number: int, stream: int) -> np.random.Generator:
         # Philox counts: key and counter name the stream, so no draw depends on one before it.
-        return np.random.Generator(np.random.Philox(key=[self.settings.seed, number], counter=[0, 0, 0, stream]))
+        # The types are said, for a list of large integers becomes float64 and neighbours become one.
+        key = np.array([self.settings.seed, number], np.uint64)
+        counter = np.array([0, 0, 0, stream], np.uint64)
+        return np.random.Generator(np.random.Philox(key=key, counter=counter))
 
     def _parameters(
         self, number: int, n: int, stack_name: str, micrograph_name: str
@@ -209,8 +212,10 @@ class Microscope:
 
     def _calibrate(self) -> float:
         """Return the root mean variance of the signal over particles that no micrograph holds."""
-        tables = [self._parameters(_CALIBRATION_NUMBER + i, _N_CALIBRATION // 16, "", "")[0] for i in range(16)]
-        variance = np.mean([self._signal(table).var(axis=(1, 2), dtype=np.float64).mean() for table in tables])
+        # One particle a micrograph: the signal depends on the defocus more than on the view.
+        numbers = range(_CALIBRATION_NUMBER, _CALIBRATION_NUMBER + _N_CALIBRATION)
+        signals = (self._signal(self._parameters(number, 1, "", "")[0]) for number in numbers)
+        variance = np.mean([signal.var(dtype=np.float64) for signal in signals])
         if not variance > 0:
             raise ConfigError("simulation: expected a specimen with some density, found an empty map")
         return float(np.sqrt(variance))
