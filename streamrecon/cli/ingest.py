@@ -1,46 +1,57 @@
-"""`streamrecon ingest`: watch the folder, keep the ledger, feed the worker."""
+"""``streamrecon ingest``: watch the folder, keep the ledger, feed the worker."""
 
 from __future__ import annotations
 
-import signal
-import threading
+import time
+from contextlib import ExitStack
 from pathlib import Path
-from types import FrameType
 from typing import Annotated
 
 import typer
+from prometheus_client import CollectorRegistry
 
-from streamrecon.config.load import load_config
+from streamrecon.cli.exit_codes import errors_as_exit_codes
+from streamrecon.cli.stopping import stop_on_signals
+from streamrecon.config import load_config
 from streamrecon.config.model import Config
 from streamrecon.ingest.service import IngestService, IngestSettings
+from streamrecon.monitor.logs import configure_logging
+from streamrecon.monitor.metrics import IngestMetricsExporter
+from streamrecon.monitor.server import Health, MonitorServer, registry_text
+
+# A scan of a slow file server may take long; a loop that has not come round for so long hangs.
+_HANGING_SECONDS = 300.0
 
 
 def ingest(
     config: Annotated[Path, typer.Option("--config", "-c", help="The session's config.toml.")],
     until_idle: Annotated[
         float | None,
-        typer.Option(help="Stop once everything is folded and nothing new came for so many seconds.", min=0.0),
+        typer.Option(min=0, help="End once nothing new has come for that many seconds and everything is folded."),
     ] = None,
     metrics_bind: Annotated[
-        str | None, typer.Option(help="Serve ingest's metrics at this host:port; none by default.")
+        str | None, typer.Option(help="host:port for /metrics and /healthz; none by default.")
     ] = None,
 ) -> None:
-    """Watch the folder and feed its particles to the worker, each exactly once."""
-    settings = ingest_settings(load_config(config))
-    metrics = None
-    if metrics_bind is not None:
-        from streamrecon.monitor.ingest_metrics import PrometheusIngestMetrics
+    """Watch the folder and hand its particles to the worker, each exactly once.
 
-        metrics = PrometheusIngestMetrics(metrics_bind)
-    stop = threading.Event()
+    SIGINT or SIGTERM: finish the round, exit. Exit codes: see streamrecon.cli.exit_codes.
+    """
+    stop = stop_on_signals()
+    with errors_as_exit_codes(), ExitStack() as stack:
+        settings = load_config(config)
+        configure_logging(settings.log, "ingest")
+        registry = CollectorRegistry()
+        service = IngestService(ingest_settings(settings), IngestMetricsExporter(registry))
+        stack.callback(service.close)
+        if metrics_bind is not None:
 
-    def ask_to_stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001  # a signal handler's signature
-        stop.set()
+            def health() -> tuple[bool, Health]:
+                waited = time.monotonic() - service.turn_at
+                return waited < _HANGING_SECONDS, {"seconds_since_turn": round(waited, 1)}
 
-    service = IngestService(settings, metrics)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, ask_to_stop)
-    service.run(stop, until_idle)
+            stack.enter_context(MonitorServer(metrics_bind, registry_text(registry), health))
+        service.run(stop, until_idle)
 
 
 def ingest_settings(config: Config) -> IngestSettings:

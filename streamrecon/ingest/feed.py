@@ -253,8 +253,10 @@ class FeedServer:
         batch = self._batches.get(nack.batch_id)
         if batch is None or batch.state != "leased" or batch.worker != worker_id:
             return
-        if nack.kind == STACK_UNREADABLE and worker.by_reference:
-            _log.warning("feed_sends_pixels", worker=worker_id, reason=nack.reason)
+        if nack.kind == STACK_UNREADABLE:
+            # Said only of batches by reference, of which several may be under way.
+            if worker.by_reference:
+                _log.warning("feed_sends_pixels", worker=worker_id, reason=nack.reason)
             worker.by_reference = False
             self._deliver(worker, batch)
             return

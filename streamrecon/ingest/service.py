@@ -22,6 +22,7 @@ from streamrecon.ingest.watch import Watcher
 _log = structlog.get_logger(__name__)
 _STEP_SECONDS = 0.05
 _METRICS_SECONDS = 1.0
+_FAREWELL_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,8 @@ class IngestService:
     ledger : Ledger
     endpoint : str
         The one listened on, with its port.
+    turn_at : float
+        Monotonic time at which the loop last came round.
     """
 
     def __init__(self, settings: IngestSettings, metrics: IngestMetrics | None = None) -> None:
@@ -94,6 +97,7 @@ class IngestService:
             settings.max_queued_batches,
         )
         self._next_metrics = 0.0
+        self.turn_at = time.monotonic()
 
     def run(self, stop: threading.Event, until_idle: float | None = None) -> None:
         """Serve until ``stop`` is set.
@@ -116,22 +120,22 @@ class IngestService:
         try:
             while not stop.is_set():
                 if self._step(until_idle):
-                    self._feed.drain()
+                    self._say_farewell(stop)
                     _log.info("ingest_drained", **self.ledger.counts().particles)
                     break
         finally:
             self.close()
-            _log.info("ingest_stopped")
+        _log.info("ingest_stopped")
 
     def close(self) -> None:
-        """Close sockets, watches and the ledger; `run` does so by itself."""
+        """Close sockets, watches and the ledger; may be called again."""
         self._watcher.stop()
         self._feed.close()
         self.ledger.close()
 
     def _step(self, until_idle: float | None) -> bool:
         """Do one round; return True if the stream is idle and over."""
-        now = time.monotonic()
+        now = self.turn_at = time.monotonic()
         # Hints first: what changes during the scan is a hint for the next round.
         self._collector.take_changes(self._watcher.changed(), now)
         if self._watcher.scan_due(now):
@@ -148,6 +152,13 @@ class IngestService:
             self._next_metrics = now + _METRICS_SECONDS
             self._report()
         return quiet and self._all_folded()
+
+    def _say_farewell(self, stop: threading.Event) -> None:
+        """Say Drained, and stay until the workers have left, or for so long that they must have heard it."""
+        self._feed.drain()
+        end = time.monotonic() + _FAREWELL_SECONDS
+        while self._feed.worker_count and time.monotonic() < end and not stop.is_set():
+            self._feed.poll(_STEP_SECONDS)
 
     def _patience(self, until_idle: float) -> float:
         """Nothing can be called idle before a settled file would have been noticed."""

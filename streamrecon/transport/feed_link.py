@@ -33,6 +33,7 @@ from streamrecon.transport.feed_schema import (
 
 _log = structlog.get_logger(__name__)
 _HELLO_SECONDS = 1.0
+_KNOCK_SECONDS = 0.1
 _TICK_MILLISECONDS = 20
 _HEARTBEAT_SECONDS = 1.0
 _HEARTBEATS_A_LEASE = 4
@@ -138,13 +139,15 @@ class FeedLink:
                 return
             self._send(message)
 
-    def _send(self, message: WorkerMessage) -> None:
+    def _send(self, message: WorkerMessage) -> bool:
         try:
             self._socket.send_multipart(encode(message), zmq.NOBLOCK)
-            self._sent_at = time.monotonic()
         except zmq.Again:
             # No server. Whatever this message said, the next Hello says it too.
             self._welcome = None
+            return False
+        self._sent_at = time.monotonic()
+        return True
 
     def _hello(self, now: float) -> None:
         self._hello_at = now
@@ -161,7 +164,8 @@ class FeedLink:
                 folded=compress_ids(self._folded),
                 held=sorted(self._held),
             )
-        self._send(hello)
+        if not self._send(hello):
+            self._hello_at = now - _HELLO_SECONDS + _KNOCK_SECONDS
 
     def _receive(self, frames: list[bytes]) -> None:
         try:

@@ -1,0 +1,137 @@
+"""Stacks and STAR files for tests of ingest, and a collector that is driven without the rest of the service."""
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from streamrecon.ingest.batcher import Batcher
+from streamrecon.ingest.collect import Collector, CollectSettings
+from streamrecon.ingest.ledger import Ledger
+from streamrecon.ingest.metrics import NoIngestMetrics
+from streamrecon.ingest.scan import Wanted, scan_tree
+from streamrecon.io import write_stack
+
+BOX = 8
+PIXEL_SIZE = 3.0
+
+
+def images(n, box=BOX, seed=0):
+    return np.random.default_rng(seed).standard_normal((n, box, box)).astype(np.float32)
+
+
+def star_text(rows, box=BOX, pixel_size=PIXEL_SIZE):
+    """RELION 3.1 text; rows are (section from 1, stack name)."""
+    lines = [
+        "data_optics",
+        "",
+        "loop_",
+        "_rlnOpticsGroupName #1",
+        "_rlnOpticsGroup #2",
+        "_rlnVoltage #3",
+        "_rlnSphericalAberration #4",
+        "_rlnAmplitudeContrast #5",
+        "_rlnImagePixelSize #6",
+        "_rlnImageSize #7",
+        f"group1 1 300 2.7 0.1 {pixel_size} {box}",
+        "",
+        "data_particles",
+        "",
+        "loop_",
+        "_rlnImageName #1",
+        "_rlnMicrographName #2",
+        "_rlnOpticsGroup #3",
+        "_rlnDefocusU #4",
+        "_rlnDefocusV #5",
+        "_rlnDefocusAngle #6",
+    ]
+    for section, name in rows:
+        text = f"{section:06d}@{name}"
+        text = f'"{text}"' if " " in text else text
+        lines.append(f"{text} mic.mrc 1 {15000 + section}.5 14800.25 30.5")
+    return "\n".join(lines) + "\n"
+
+
+def all_rows(name, n):
+    return [(i + 1, name) for i in range(n)]
+
+
+def put_stack_and_star(root, name="good.mrcs", n=5, seed=0, box=BOX, pixel_size=PIXEL_SIZE):
+    """Write a stack and the STAR beside it that names all its images; return both paths."""
+    stack = Path(root) / name
+    stack.parent.mkdir(parents=True, exist_ok=True)
+    write_stack(stack, images(n, box, seed), pixel_size)
+    star = stack.with_suffix(".star")
+    star.write_text(star_text(all_rows(stack.name, n), box, pixel_size), encoding="utf-8")
+    return stack, star
+
+
+@dataclass
+class CountingMetrics(NoIngestMetrics):
+    kinds: list = field(default_factory=list)
+    orphan_count: int = 0
+    dropped: list = field(default_factory=list)
+    expired: int = 0
+
+    def quarantined(self, kind):
+        self.kinds.append(kind)
+
+    def orphans(self, count):
+        self.orphan_count = count
+
+    def message_dropped(self, reason):
+        self.dropped.append(reason)
+
+    def lease_expired(self, batches):
+        self.expired += batches
+
+
+class Bench:
+    """Scan, collect and batch over a real folder with short times."""
+
+    def __init__(self, root, ledger_path, settle=0.05, orphan=0.4, batch_size=100, **options):
+        self.root = Path(root)
+        self.metrics = CountingMetrics()
+        self.ledger = Ledger(Path(ledger_path), "test")
+        self.wanted = Wanted(self.root, ("*.star", "*.cs"))
+        settings = CollectSettings(settle, orphan, **options)
+        self.collector = Collector(self.wanted, settings, self.ledger, self.metrics)
+        self.batcher = Batcher(self.ledger, self.metrics, batch_size, 0.0)
+
+    def round(self):
+        now = time.monotonic()
+        self.collector.take_scan(scan_tree(self.wanted), now)
+        self.collector.step(now)
+
+    def until(self, condition, seconds=8.0):
+        end = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < end, (self.ledger.counts(), self.ledger.quarantined(), self.ledger.stacks())
+            self.round()
+            time.sleep(0.01)
+
+    def for_seconds(self, seconds):
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            self.round()
+            time.sleep(0.01)
+
+    def ready(self):
+        return self.ledger.counts().particles["ready"]
+
+    def quarantine_of(self, path):
+        return [e for e in self.ledger.quarantined() if e.path == path]
+
+    def state_of(self, name):
+        files = [*self.ledger.stacks(), *self.ledger.manifests()]
+        return next((f.state for f in files if f.name == name), None)
+
+    def good_is_queued(self, name="good.mrcs", n=5):
+        """Make batches and say whether they hold all particles of the good stack."""
+        self.until(lambda: len(self.ledger.known_sections(name)) == n)
+        self.batcher.make(time.monotonic(), flush=True)
+        queued = self.ledger._connection.execute(
+            "SELECT count(*) FROM particles WHERE stack = ? AND state = 'queued'", (name,)
+        ).fetchone()[0]
+        return queued == n
