@@ -35,6 +35,7 @@ CREATE TABLE batches (
     created_at REAL NOT NULL, leased_at REAL, folded_at REAL
 );
 CREATE INDEX batches_state ON batches (state, worker);
+CREATE INDEX batches_size ON batches (state, n);
 CREATE TABLE particles (
     id INTEGER PRIMARY KEY, identity TEXT NOT NULL UNIQUE, stack TEXT NOT NULL, stack_index INTEGER NOT NULL,
     state TEXT NOT NULL CHECK (state IN ('ready', 'queued', 'quarantined')), ready_at REAL NOT NULL,

@@ -4,9 +4,9 @@ import os
 
 import numpy as np
 import pytest
-from tests.integration.ingest_helpers import BOX, PIXEL_SIZE, Bench, all_rows, images, put_stack_and_star, star_text
 
 from streamrecon.io import StackWriter, write_stack
+from tests.integration.ingest_helpers import BOX, PIXEL_SIZE, Bench, all_rows, images, put_stack_and_star, star_text
 
 
 @pytest.fixture

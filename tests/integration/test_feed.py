@@ -7,7 +7,6 @@ import time
 import numpy as np
 import pytest
 import zmq
-from tests.integration.ingest_helpers import PIXEL_SIZE, CountingMetrics, images, put_stack_and_star
 
 from streamrecon.errors import CheckpointIncompatible, TransportError
 from streamrecon.ingest.batcher import Batcher
@@ -19,6 +18,7 @@ from streamrecon.io import read_sections, write_stack
 from streamrecon.transport import feed_schema
 from streamrecon.transport.feed_client import FeedClient
 from streamrecon.transport.table_wire import OpticsWire, ParticleRow
+from tests.integration.ingest_helpers import PIXEL_SIZE, CountingMetrics, images, put_stack_and_star
 
 FREE_PORT = "tcp://127.0.0.1:0"
 OPTICS = OpticsWire("group1", 300.0, 2.7, 0.1, PIXEL_SIZE, 8)

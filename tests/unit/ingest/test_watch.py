@@ -1,0 +1,153 @@
+import errno
+import os
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from streamrecon.ingest import filesystem, watch
+from streamrecon.ingest.filesystem import filesystem_type, is_network
+from streamrecon.ingest.scan import Wanted, scan_tree
+from streamrecon.ingest.watch import Watcher
+
+
+@pytest.fixture
+def root(tmp_path):
+    folder = tmp_path / "incoming"
+    folder.mkdir()
+    return folder
+
+
+def wanted(root, **options):
+    return Wanted(root, ("*.star", "*.cs"), **options)
+
+
+def touch(path, data=b"x"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    return path
+
+
+def names(scan, root):
+    return sorted(p.relative_to(root).as_posix() for p in scan.files)
+
+
+def test_scan_takes_what_matters(root):
+    for name in ("a.mrcs", "b.mrc", "d/e/f.star", "g.cs"):
+        touch(root / name)
+    for name in ("x.txt", ".a.mrcs.Xy12Zq", ".hidden/a.mrcs", "a.mrcs.tmp", ".b.star", "out/map.mrc"):
+        touch(root / name)
+    scan = scan_tree(wanted(root, exclude=(root / "out",)))
+    assert names(scan, root) == ["a.mrcs", "b.mrc", "d/e/f.star", "g.cs"]
+    assert scan.files[root / "a.mrcs"].size == 1
+    assert scan.files[root / "a.mrcs"].is_regular
+
+
+def test_scan_says_that_a_folder_is_no_stack(root):
+    touch(root / "x.mrcs" / "inside.mrcs")
+    scan = scan_tree(wanted(root))
+    assert names(scan, root) == ["x.mrcs", "x.mrcs/inside.mrcs"]
+    assert not scan.files[root / "x.mrcs"].is_regular
+
+
+def test_scan_follows_links_but_not_in_circles(root, tmp_path):
+    touch(tmp_path / "elsewhere" / "a.mrcs")
+    (root / "linked").symlink_to(tmp_path / "elsewhere")
+    (root / "loop").symlink_to(root)
+    (tmp_path / "elsewhere" / "back").symlink_to(root)
+    touch(root / "real" / "b.mrcs")
+    (root / "alias").symlink_to(root / "real")
+    (root / "dangling.mrcs").symlink_to(root / "nothing")
+    assert names(scan_tree(wanted(root)), root) == ["linked/a.mrcs", "real/b.mrcs"]
+
+
+def test_scan_reports_names_that_are_not_utf8(root):
+    touch(root / os.fsdecode(b"\xff.mrcs"))
+    scan = scan_tree(wanted(root))
+    assert scan.files == {}
+    assert scan.unnameable == [f"{root}/\\xff.mrcs"]
+
+
+def test_pattern_with_a_slash_is_matched_below_the_root(root):
+    only = Wanted(root, ("job*/particles.star",))
+    assert only(root / "job1" / "particles.star")
+    assert not only(root / "particles.star")
+
+
+def test_events_are_noticed(root):
+    watcher = Watcher(wanted(root), "events", 100.0)
+    try:
+        assert watcher.scan_due(0.0)
+        watcher.scan(0.0)
+        assert not watcher.scan_due(99.0)
+        assert watcher.scan_due(100.0)
+        assert watcher.mode == "events"
+        touch(root / "new.mrcs")
+        touch(root / "new.txt")
+        seen: set[Path] = set()
+        end = time.monotonic() + 5
+        while not seen and time.monotonic() < end:
+            seen |= watcher.changed()
+            time.sleep(0.02)
+        assert seen == {root / "new.mrcs"}
+    finally:
+        watcher.stop()
+
+
+def test_root_that_goes_and_returns(root):
+    watcher = Watcher(wanted(root), "events", 0.1)
+    try:
+        touch(root / "a.mrcs")
+        assert names(watcher.scan(0.0), root) == ["a.mrcs"]
+        moved = root.rename(root.with_name("away"))
+        scan = watcher.scan(1.0)
+        assert not scan.root_present
+        assert not watcher.root_present
+        moved.rename(root)
+        assert names(watcher.scan(2.0), root) == ["a.mrcs"]
+        assert watcher.root_present
+        watcher.changed()
+        touch(root / "b.mrcs")
+        end = time.monotonic() + 5
+        while root / "b.mrcs" not in watcher.changed():
+            assert time.monotonic() < end
+            time.sleep(0.02)
+    finally:
+        watcher.stop()
+
+
+def test_polling_where_inotify_runs_out(root, monkeypatch):
+    class Exhausted:
+        def schedule(self, *_, **__):
+            raise OSError(errno.ENOSPC, "inotify watch limit reached")
+
+        def stop(self):
+            pass
+
+        def is_alive(self):
+            return False
+
+    monkeypatch.setattr(watch, "Observer", Exhausted)
+    watcher = Watcher(wanted(root), "events", 1.0)
+    touch(root / "a.mrcs")
+    assert names(watcher.scan(0.0), root) == ["a.mrcs"]
+    assert watcher.mode == "polling"
+
+
+@pytest.mark.parametrize(("fstype", "mode"), [("nfs4", "polling"), ("ext4", "events"), ("fuse.sshfs", "polling")])
+def test_auto_polls_network_file_systems(root, monkeypatch, fstype, mode):
+    monkeypatch.setattr(watch, "filesystem_type", lambda _: fstype)
+    assert Watcher(wanted(root), "auto").mode == mode
+
+
+def test_file_system_type_is_that_of_the_nearest_mount(tmp_path, monkeypatch):
+    def mount(point, fstype):
+        return psutil._ntuples.sdiskpart("dev", point, fstype, "")
+
+    mounts = [mount("/", "ext4"), mount(str(tmp_path / "data"), "ext4"), mount(str(tmp_path / "data"), "lustre")]
+    monkeypatch.setattr(filesystem.psutil, "disk_partitions", lambda all: mounts)
+    assert filesystem_type(tmp_path / "data" / "deep" / "ledger.sqlite") == "lustre"
+    assert filesystem_type(tmp_path / "database") == "ext4"
+    assert is_network("lustre")
+    assert not is_network("ext4")
