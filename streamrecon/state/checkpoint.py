@@ -140,8 +140,7 @@ class CheckpointStore:
         if found_corrupt:
             raise CheckpointCorrupt(
                 f"{self.folder}: none of {len(found_corrupt)} checkpoints can be read; restore the folder "
-                "from a copy, or choose a new session.output_dir to start anew:\n  "
-                + "\n  ".join(found_corrupt)
+                "from a copy, or choose a new session.output_dir to start anew:\n  " + "\n  ".join(found_corrupt)
             )
         return None
 
@@ -150,9 +149,7 @@ class CheckpointStore:
         for index, (name, array) in enumerate(state.arrays.items()):
             path = folder / manifests.file_name(index, name)
             if array.dtype.hasobject:
-                raise StateError(
-                    f"{path}: array {name!r} holds Python objects; only plain numbers can be saved"
-                )
+                raise StateError(f"{path}: array {name!r} holds Python objects; only plain numbers can be saved")
             with path.open("wb") as file:
                 np.lib.format.write_array(file, np.asarray(array), version=(1, 0), allow_pickle=False)
                 file.flush()

@@ -23,13 +23,10 @@ def check_compatible(saved: Mapping[str, object], current: Mapping[str, object])
         Some keys differ; each is named with both values.
     """
     before, now = dict(_flat(saved)), dict(_flat(current))
-    differing = [
-        k for k in sorted(before.keys() | now.keys()) if before.get(k, _ABSENT) != now.get(k, _ABSENT)
-    ]
+    differing = [k for k in sorted(before.keys() | now.keys()) if before.get(k, _ABSENT) != now.get(k, _ABSENT)]
     if differing:
         lines = [
-            f"  {key}: the checkpoint has {before.get(key, _ABSENT)!r}, "
-            f"the configuration {now.get(key, _ABSENT)!r}"
+            f"  {key}: the checkpoint has {before.get(key, _ABSENT)!r}, the configuration {now.get(key, _ABSENT)!r}"
             for key in differing
         ]
         raise CheckpointIncompatible(

@@ -82,8 +82,7 @@ def read(folder: Path) -> Manifest:
         found = hashlib.blake2b(bytes(sealed.manifest), digest_size=32).hexdigest()
         if found != sealed.blake2b:
             raise CheckpointCorrupt(
-                f"{path}: expected a manifest of hash {sealed.blake2b}, found {found}: it was altered; "
-                f"{_REMEDY}"
+                f"{path}: expected a manifest of hash {sealed.blake2b}, found {found}: it was altered; {_REMEDY}"
             )
         version = msgspec.json.decode(sealed.manifest, type=_Version).schema_version
         if version != SCHEMA_VERSION:
@@ -95,9 +94,7 @@ def read(folder: Path) -> Manifest:
     except OSError as error:
         raise CheckpointCorrupt(f"{path}: cannot be read ({error.strerror}); {_REMEDY}") from error
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise CheckpointCorrupt(
-            f"{path}: expected a manifest, found something else: {error}; {_REMEDY}"
-        ) from error
+        raise CheckpointCorrupt(f"{path}: expected a manifest, found something else: {error}; {_REMEDY}") from error
 
 
 def hash_file(path: Path) -> str:

@@ -294,7 +294,5 @@ class Publisher:
         for topic, frames in self._last.items():
             if topic != schema.HEARTBEAT and topic.startswith(tuple(topics)):
                 self._router.send_multipart([zmq.Frame(identity), *frames], copy=False)
-        end = drafts.heartbeat_draft(self._sent, time.time()).build(
-            self.session_id, self._sent[schema.HEARTBEAT]
-        )
+        end = drafts.heartbeat_draft(self._sent, time.time()).build(self.session_id, self._sent[schema.HEARTBEAT])
         self._router.send_multipart([identity, *schema.serialize(end)])

@@ -189,9 +189,7 @@ class SessionMessage:
     header: SessionHeader
 
 
-Message: TypeAlias = (
-    VolumeMessage | FscMessage | StatusMessage | EventMessage | HeartbeatMessage | SessionMessage
-)
+Message: TypeAlias = VolumeMessage | FscMessage | StatusMessage | EventMessage | HeartbeatMessage | SessionMessage
 _Header: TypeAlias = VolumeHeader | FscHeader | StatusHeader | EventHeader | HeartbeatHeader | SessionHeader
 _TYPE_OF_TOPIC: dict[str, type[_Header]] = {
     **dict.fromkeys(VOLUME_TOPICS, VolumeHeader),
@@ -251,8 +249,7 @@ def serialize(message: Message) -> Frames:
         array = message.volume if isinstance(message, VolumeMessage) else message.fsc
         if array.shape != message.header.shape:
             raise TransportError(
-                f"topic {message.topic}: the header says shape {message.header.shape}, "
-                f"the array is {array.shape}"
+                f"topic {message.topic}: the header says shape {message.header.shape}, the array is {array.shape}"
             )
         frames.append(raw_frame(array))
     return frames
@@ -347,18 +344,14 @@ def _decode_header(topic: str, frame: bytes | memoryview) -> _Header:
     return header
 
 
-def _decode_array(
-    topic: str, header: VolumeHeader | FscHeader, frame: bytes | memoryview
-) -> NDArray[np.float32]:
+def _decode_array(topic: str, header: VolumeHeader | FscHeader, frame: bytes | memoryview) -> NDArray[np.float32]:
     expected = math.prod(header.shape) * 4
     if expected > MAX_ARRAY_BYTES:
         raise TransportError(
             f"topic {topic}: shape {header.shape} is {expected} bytes, at most {MAX_ARRAY_BYTES} are allowed"
         )
     if len(frame) != expected:
-        raise TransportError(
-            f"topic {topic}: shape {header.shape} needs {expected} bytes, the frame has {len(frame)}"
-        )
+        raise TransportError(f"topic {topic}: shape {header.shape} needs {expected} bytes, the frame has {len(frame)}")
     found = checksum_of(frame)
     if found != header.checksum:
         raise TransportError(

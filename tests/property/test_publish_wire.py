@@ -97,9 +97,7 @@ json_like = st.recursive(
     lambda inner: (
         st.lists(inner, max_size=4)
         | st.dictionaries(
-            st.sampled_from(
-                ["protocol_version", "type", "shape", "dtype", "checksum", "sequence", "session_id"]
-            )
+            st.sampled_from(["protocol_version", "type", "shape", "dtype", "checksum", "sequence", "session_id"])
             | words,
             inner,
             max_size=6,
