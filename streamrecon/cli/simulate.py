@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import signal
 from pathlib import Path
 from typing import Annotated
 
@@ -107,10 +108,14 @@ def simulate(
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as progress:
         task = progress.add_task(f"Particles, {noise}", total=particles)
+        # a service manager's or a script's way of saying Ctrl-C
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             written = writer.run(particles, lambda done: progress.update(task, completed=done))
         except KeyboardInterrupt:
             progress.stop()
             console.print(f"Stopped. {out} holds whole stacks and manifests only.")
             raise typer.Exit(_INTERRUPTED) from None
+        finally:
+            signal.signal(signal.SIGTERM, before)
     console.print(f"{written} particles in {out}, the truth about them in {truth_folder}")
