@@ -92,7 +92,7 @@ def test_oversize_stack(root, bench):
 
 
 def test_star_cut_mid_row(root, bench):
-    stack, star = put_stack_and_star(root, "bad.mrcs")
+    _stack, star = put_stack_and_star(root, "bad.mrcs")
     whole = star.read_text()
     star.write_text(whole[: whole.rindex("14800")])
     bench.for_seconds(0.2)
@@ -108,7 +108,7 @@ def test_star_cut_mid_row(root, bench):
 
 
 def test_star_cut_at_a_row_end(root, bench):
-    stack, star = put_stack_and_star(root, "bad.mrcs")
+    _stack, star = put_stack_and_star(root, "bad.mrcs")
     lines = star.read_text().splitlines(keepends=True)
     star.write_text("".join(lines[:-2]))
     bench.until(lambda: bench.ledger.known_sections("bad.mrcs") == {0, 1, 2})
@@ -120,7 +120,7 @@ def test_star_cut_at_a_row_end(root, bench):
 
 
 def test_star_cut_within_the_last_number(root, bench):
-    stack, star = put_stack_and_star(root, "bad.mrcs")
+    _stack, star = put_stack_and_star(root, "bad.mrcs")
     whole = star.read_text()
     star.write_text(whole.rstrip("\n")[:-2])
     bench.until(lambda: bench.ledger.known_sections("bad.mrcs") == {0, 1, 2, 3})
@@ -224,7 +224,7 @@ def test_box_other_than_its_star_says(root, bench):
 
 
 def test_mixed_pixel_size(root, bench):
-    stack, star = put_stack_and_star(root, "bad.mrcs", pixel_size=3.5)
+    _stack, star = put_stack_and_star(root, "bad.mrcs", pixel_size=3.5)
     bench.until(lambda: bench.quarantine_of("bad.mrcs"))
     entry = only(bench.quarantine_of("bad.mrcs"))
     assert entry.kind == "manifest_mismatch"
@@ -297,7 +297,7 @@ def test_blank_holding_path(root, bench):
 
 
 def test_file_that_vanishes_between_scan_and_open(root, bench, monkeypatch):
-    stack, star = put_stack_and_star(root, "bad.mrcs")
+    stack, _star = put_stack_and_star(root, "bad.mrcs")
     from streamrecon.ingest import examine
 
     probe, probed = examine.probe_stack, []

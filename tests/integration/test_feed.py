@@ -313,7 +313,7 @@ def test_garbage_is_counted_and_dropped(tmp_path, serve):
 def test_taken_endpoint_is_an_error(tmp_path, serve):
     fill(tmp_path)
     server = serve()
-    with Ledger(tmp_path / "other.sqlite") as ledger, pytest.raises(TransportError, match="feed.endpoint"):
+    with Ledger(tmp_path / "other.sqlite") as ledger, pytest.raises(TransportError, match=r"feed\.endpoint"):
         FeedServer(ledger, tmp_path, server.endpoint, 1.0)
 
 

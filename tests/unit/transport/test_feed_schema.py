@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -223,4 +225,4 @@ def test_any_bytes_are_a_message_or_an_error_of_ours(frames):
 def test_ids_as_ranges_are_the_same_ids(ids):
     ranges = compress_ids(ids)
     assert {i for i in range(62) if in_ranges(i, ranges)} == ids
-    assert all(b[0] - a[1] > 1 for a, b in zip(ranges, ranges[1:], strict=False))
+    assert all(b[0] - a[1] > 1 for a, b in itertools.pairwise(ranges))
