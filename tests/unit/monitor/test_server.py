@@ -3,10 +3,8 @@ import json
 
 import pytest
 from prometheus_client import CollectorRegistry
-from prometheus_client.parser import text_string_to_metric_families
 
 from streamrecon.errors import TransportError
-from streamrecon.monitor.ingest_metrics import PrometheusIngestMetrics
 from streamrecon.monitor.metrics import SupervisorMetrics
 from streamrecon.monitor.server import MonitorServer, fetch_metrics, registry_text
 
@@ -44,12 +42,3 @@ def test_an_occupied_port_is_told():
         pytest.raises(TransportError, match=r"cannot be bound.*monitor\.bind"),
     ):
         MonitorServer(f"127.0.0.1:{server.port}", lambda: b"", lambda: (True, {}))
-
-
-def test_ingest_serves_its_own():
-    metrics = PrometheusIngestMetrics("127.0.0.1:0")
-    metrics.stack_ready(7)
-    families = {f.name: f for f in text_string_to_metric_families(fetch_metrics(metrics.server.port).decode())}
-    assert families["streamrecon_ingest_particles_ready"].samples[0].value == 7
-    assert get(metrics.server.port, "/healthz")[0].status == 200
-    metrics.server.close()
