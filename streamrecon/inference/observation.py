@@ -87,7 +87,8 @@ class Preparer:
         mask = geometry.image_mask()
         self._mask_fill = float(np.mean(mask.astype(np.float64) ** 2))
         self._mask = backend.to_device(mask)
-        small = min(geometry.box_size, 2 * (grid.n_rings + 4))
+        # rings read a little beyond their own frequency: a mask spreads every coefficient over its neighbours
+        small = min(geometry.box_size, 2 * (grid.n_rings + 8))
         self._small_box = small
         self._matrix = backend.to_device(polar_from_image_matrix(grid, small))
 

@@ -110,7 +110,7 @@ class Annealer:
             return 1.0
         balance = balancing_temperature(histogram, target_log_ess(self.progress, self._n_cells))
         self.progress = min(1.0, self.progress + n_images * clock_rate(balance) / self._settle_images)
-        if self.progress >= 1.0 and self.entropy < _SETTLED_ENTROPY:
+        if self.progress > 1.0 - 1e-9 and self.entropy < _SETTLED_ENTROPY:
             self.settled_at = particles_seen
             return 1.0
         return max(1.0, balance)

@@ -121,7 +121,7 @@ class Engine:
         """
         started = time.perf_counter()
         n = len(batch)
-        rng = np.random.Generator(np.random.Philox(key=[self._seed, self._step]))
+        rng = np.random.Generator(np.random.Philox(key=np.array([self._seed, self._step], np.uint64)))
         observations = self._observe(batch)
         if self._halves.cube is None:
             self._start_from_random_poses(observations, batch.half, rng)
