@@ -50,7 +50,8 @@ class MicroscopeSettings:
         Of a phase plate.
     envelope_b_factor : float, angstrom^2
     n_optics_groups : int
-        Micrographs take turns; the groups differ in voltage, aberration or amplitude contrast.
+        Micrographs take turns; the first four differ in voltage, aberration or amplitude contrast, then they
+        repeat.
     view_concentration : float
         0: all views alike. Above: views gather around the specimen's z axis, density exp(concentration cos^2 tilt);
         below: around its equator.
