@@ -151,3 +151,20 @@ def test_file_system_type_is_that_of_the_nearest_mount(tmp_path, monkeypatch):
     assert filesystem_type(tmp_path / "database") == "ext4"
     assert is_network("lustre")
     assert not is_network("ext4")
+
+
+def test_root_that_was_replaced_between_two_scans(root):
+    watcher = Watcher(wanted(root), "events", 0.1)
+    try:
+        watcher.scan(0.0)
+        root.rename(root.with_name("away"))
+        root.mkdir()
+        assert watcher.scan(1.0).root_present
+        assert watcher.mode == "events"
+        touch(root / "b.mrcs")
+        end = time.monotonic() + 5
+        while root / "b.mrcs" not in watcher.changed():
+            assert time.monotonic() < end
+            time.sleep(0.02)
+    finally:
+        watcher.stop()
