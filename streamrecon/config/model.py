@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from streamrecon.reconstruct.settings import EngineSettings
 
@@ -152,6 +152,3 @@ class Config(BaseModel):
                     "set security.allow_plaintext_on_network = true if the network is yours alone"
                 )
         return self
-
-
-CONFIG_ADAPTER: TypeAdapter[Config] = TypeAdapter(Config)

@@ -78,7 +78,8 @@ class Collector:
         self._open: dict[Path, Stack] = {}  # those whose state may change without anybody touching them
         self._missing: defaultdict[str, set[Path]] = defaultdict(set)  # stack's file name -> manifests
         self._complained: set[str] = set()
-        self.changed_at = float("-inf")
+        # nothing seen yet is waiting, not idle
+        self.changed_at = float("inf")
 
     # What is seen
 

@@ -108,7 +108,8 @@ class IngestService:
             Looked at many times a second.
         until_idle : float or None, seconds
             Stop too, with Drained to every worker, once everything seen is folded and nothing new came for
-            this long. A file that is not ready by then (an orphan, a stack that does not grow) is not waited for.
+            this long, counted from the first file on. A file that is not ready by then (an orphan, a stack that
+            does not grow) is not waited for.
         """
         _log.info(
             "ingest_started",

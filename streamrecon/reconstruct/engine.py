@@ -7,7 +7,7 @@ the annealed search and importance sampling, online EM on two half-sets, and a b
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
@@ -117,7 +117,7 @@ class Engine:
         Raises
         ------
         NumericalError
-            A likelihood is not finite; the reconstruction is as it was before.
+            An image or a likelihood is not finite; the reconstruction is as it was before.
         """
         started = time.perf_counter()
         n = len(batch)
@@ -159,6 +159,13 @@ class Engine:
             group,
             self._points,
         )
+        finite = np.asarray(np.isfinite(self._backend.to_host(observations.power)).all(axis=1))
+        if not finite.all():
+            bad = [name for name, good in zip(batch.identities, finite, strict=True) if not good]
+            raise NumericalError(
+                f"{len(bad)} particles have a power spectrum that is not finite, the first is {bad[0]}; "
+                "leave them out, or rescale the images to ordinary values"
+            )
         for g in np.unique(group):
             if self._noise.is_new(int(g)):
                 rows = group == g
@@ -310,6 +317,7 @@ class Engine:
             "temperature": self._temperature,
             "last_update": self._last_update,
             "last_growth": self._last_growth,
+            **{f"recent_{name}": value for name, value in asdict(self._recent).items()},
             "annealing_progress": self._annealer.progress,
             "settled_at": self._annealer.settled_at,
         }
@@ -344,6 +352,8 @@ class Engine:
             float(s["annealing_progress"]),
             int(s["settled_at"]),
         )
+        self._recent = _Recent(**{f.name: float(s[f"recent_{f.name}"]) for f in fields(_Recent)})
+        self._annealer.entropy = self._recent.coarse_entropy
         self._halves.restore(state.arrays, s)
         if self._halves.latest is not None:
             self._take_up_map()

@@ -63,3 +63,30 @@ class EngineSettings:
     settled_window_images: float = 1700.0
     window_growth: float = 0.6
     threads: int = 0
+
+    def __post_init__(self) -> None:
+        order = self.direction_order
+        checks = {
+            "particle_diameter_angstrom must not be negative": self.particle_diameter_angstrom >= 0,
+            "search_shells must be at least 4": self.search_shells >= 4,
+            "direction_order must be a power of two from 1 to 32": 1 <= order <= 32 and order & (order - 1) == 0,
+            "in_plane_angles must be an even number of at least 4": self.in_plane_angles >= 4
+            and self.in_plane_angles % 2 == 0,
+            "shift_range_angstrom must not be negative": self.shift_range_angstrom >= 0,
+            "samples must be at least 4": self.samples >= 4,
+            "rounds must be at least 1": self.rounds >= 1,
+            "defensive_share must lie between 0 and 0.5": 0 <= self.defensive_share <= 0.5,
+            "minimum_weight must lie between 0 and 0.1": 0 <= self.minimum_weight <= 0.1,
+            "start_shells must be at least 2": self.start_shells >= 2,
+            "settle_images must be at least 1": self.settle_images >= 1,
+            "images_per_shell must be at least 1": self.images_per_shell >= 1,
+            "maximum_resolution_angstrom must not be negative": self.maximum_resolution_angstrom >= 0,
+            "update_images must be at least 1": self.update_images >= 1,
+            "search_window_images must be at least 1": self.search_window_images >= 1,
+            "settled_window_images must be at least 1": self.settled_window_images >= 1,
+            "window_growth must not be negative": self.window_growth >= 0,
+            "threads must not be negative": self.threads >= 0,
+        }
+        wrong = [text for text, good in checks.items() if not good]
+        if wrong:
+            raise ValueError("; ".join(wrong))

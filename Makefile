@@ -1,0 +1,48 @@
+# Every target sets up what it needs: a virtual environment in the checkout with pinned dependencies.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test check format lint types imports bench relion lock clean
+
+demo: $(STAMP)  ## simulated microscope, daemon and subscriber together; ends by itself
+	$(BIN)/streamrecon demo
+
+test: check $(STAMP)  ## format, lint, types, imports, then every test
+	$(BIN)/pytest
+
+check: format lint types imports
+
+format: $(STAMP)
+	$(BIN)/ruff format --check .
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/deptry .
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+imports: $(STAMP)
+	$(BIN)/lint-imports
+
+bench: $(STAMP)  ## the figures in docs/: minutes to hours, see benchmarks/README.md
+	$(BIN)/python -m benchmarks.kernels
+	$(BIN)/python -m benchmarks.throughput
+	$(BIN)/python -m benchmarks.convergence
+	$(BIN)/python -m benchmarks.relion_set
+
+lock: $(STAMP)  ## write requirements.lock anew from what pyproject.toml allows
+	$(BIN)/pip install --upgrade --upgrade-strategy eager -e '.[dev]'
+	$(BIN)/pip freeze --exclude-editable > requirements.lock
+
+$(STAMP): requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "streamrecon needs Python 3.11 or later: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	touch $@
+
+clean:
+	rm -rf $(VENV) demo-out .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,82 @@
+"""config.toml: the committed file is the defaults, mistakes are all reported at once."""
+
+import re
+import tomllib
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from streamrecon.config import Config, load_config
+from streamrecon.errors import ConfigError
+from streamrecon.reconstruct.settings import EngineSettings
+
+CONFIG = Path(__file__).parents[3] / "config.toml"
+
+
+def test_committed_file_holds_every_key_at_its_default():
+    raw = tomllib.loads(CONFIG.read_text(encoding="utf-8"))
+    defaults = Config().model_dump(mode="json")
+    defaults["engine"] = asdict(EngineSettings())
+    assert raw == defaults
+
+
+def test_committed_file_explains_every_key():
+    text = CONFIG.read_text(encoding="utf-8")
+    for block in text.split("\n\n")[1:]:
+        lines = block.strip().splitlines()
+        assert re.fullmatch(r"\[\w+\]", lines[0])
+        assert lines[1].startswith("#"), f"{lines[0]} begins without a comment"
+
+
+def test_paths_are_taken_from_the_files_own_folder(tmp_path):
+    (tmp_path / "c.toml").write_text('[session]\noutput_dir = "out"\n[watch]\nroot = "/abs/in"\n')
+    config = load_config(tmp_path / "c.toml")
+    assert config.session.output_dir == tmp_path / "out"
+    assert config.watch.root == Path("/abs/in")
+
+
+def test_every_mistake_is_named_at_once(tmp_path):
+    path = tmp_path / "c.toml"
+    path.write_text('[feed]\nbatch_size = 0\ncredit = 3\n[engine]\nsample = 3\n[monitor]\nbind = "nowhere"\n')
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    message = str(caught.value)
+    for part in (str(path), "feed.batch_size", "feed.credit", "engine", "sample", "monitor.bind"):
+        assert part in message
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("[engine]\nsamples = 0\n", "samples"),
+        ("[engine]\nin_plane_angles = 47\n", "in_plane_angles"),
+        ("[engine]\ndirection_order = 3\n", "direction_order"),
+        ("[engine]\ndefensive_share = 1.5\n", "defensive_share"),
+        ("[engine]\nsearch_shells = 2\n", "search_shells"),
+    ],
+)
+def test_engine_values_that_cannot_work_are_refused(tmp_path, text, names):
+    (tmp_path / "c.toml").write_text(text)
+    with pytest.raises(ConfigError, match=names):
+        load_config(tmp_path / "c.toml")
+
+
+def test_missing_and_broken_files(tmp_path):
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_config(tmp_path / "none.toml")
+    (tmp_path / "c.toml").write_text("[session\n")
+    with pytest.raises(ConfigError, match="not valid TOML"):
+        load_config(tmp_path / "c.toml")
+
+
+@pytest.mark.parametrize("key", ["feed.endpoint", "publish.volumes", "monitor.bind"])
+def test_open_sockets_must_be_asked_for_in_words(tmp_path, key):
+    table, name = key.split(".")
+    value = "0.0.0.0:9000" if key == "monitor.bind" else "tcp://0.0.0.0:9000"
+    path = tmp_path / "c.toml"
+    path.write_text(f'[{table}]\n{name} = "{value}"\n')
+    with pytest.raises(ConfigError, match=re.escape(key)):
+        load_config(path)
+    path.write_text(f'[{table}]\n{name} = "{value}"\n[security]\nallow_plaintext_on_network = true\n')
+    assert load_config(path).security.allow_plaintext_on_network
