@@ -9,9 +9,10 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn, track
 
 from streamrecon.cli.exit_codes import errors_as_exit_codes
+from streamrecon.compute.cpu import CpuBackend
 from streamrecon.config import Config, load_config
 from streamrecon.errors import IngestError
 from streamrecon.io import (
@@ -24,10 +25,11 @@ from streamrecon.io import (
     read_manifest,
 )
 from streamrecon.particles import ParticleBatch, ParticleTable
+from streamrecon.reconstruct.backproject import GivenPoses
 from streamrecon.reconstruct.results import EngineStatus
 from streamrecon.worker.engine import make_engine
 from streamrecon.worker.outputs import write_snapshot
-from streamrecon.worker.preprocess import decide_contrast, usable
+from streamrecon.worker.preprocess import Contrast, decide_contrast, prepare, usable
 from streamrecon.worker.reconstruction import Reconstruction
 
 _INTERRUPTED = 130
@@ -46,6 +48,9 @@ def reconstruct(
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Of the random start.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Use only the first so many particles.")] = None,
+    given_poses: Annotated[
+        bool, typer.Option("--given-poses", help="Search nothing: use the rotations and shifts in the file.")
+    ] = False,
 ) -> None:
     """Reconstruct from a random start in one pass over the particles.
 
@@ -63,7 +68,11 @@ def reconstruct(
         if limit is not None:
             table = table.select(slice(0, limit))
         output.mkdir(parents=True, exist_ok=True)
-        interrupted = _reconstruct(settings, table, particles.resolve().parent, output)
+        folder = particles.resolve().parent
+        if given_poses:
+            _backproject(settings, table, folder, output)
+            return
+        interrupted = _reconstruct(settings, table, folder, output)
     raise typer.Exit(_INTERRUPTED if interrupted else 0)
 
 
@@ -102,9 +111,7 @@ def _reconstruct(settings: Config, table: ParticleTable, root: Path, output: Pat
     console = Console(stderr=True)
     size = settings.feed.batch_size
     reconstruction = Reconstruction(settings, make_engine, output / "poses.rows")
-    probe = np.unique(np.linspace(0, len(table) - 1, min(len(table), _CONTRAST_IMAGES)).astype(int))
-    sample = next(_batches(table.select(probe), root, len(probe)))
-    reconstruction.contrast = decide_contrast(settings, [sample], must=True)
+    reconstruction.contrast = _contrast(settings, table, root)
     console.print(f"{len(table)} particles, contrast {reconstruction.contrast}; compiling kernels at first use")
     interrupted = False
     columns = (
@@ -136,6 +143,29 @@ def _reconstruct(settings: Config, table: ParticleTable, root: Path, output: Pat
         f"on one map), stage {snapshot.status.stage}; maps and poses in {output}"
     )
     return interrupted
+
+
+def _backproject(settings: Config, table: ParticleTable, root: Path, output: Path) -> None:
+    """Make the maps from the poses in the table."""
+    console = Console(stderr=True)
+    contrast = _contrast(settings, table, root)
+    box_size, pixel_size = table.optics_groups[0].box_size, table.optics_groups[0].pixel_size_angstrom
+    given = GivenPoses(settings.engine, box_size, pixel_size, CpuBackend(settings.engine.threads))
+    size = settings.feed.batch_size
+    for batch in track(_batches(table, root, size), "Batches", total=-(-len(table) // size), console=console):
+        given.fold(prepare(settings, batch, contrast))
+    snapshot = given.snapshot()
+    write_snapshot(output, snapshot)
+    console.print(f"{len(table)} particles at given poses, {snapshot.resolution_angstrom:.1f} A; maps in {output}")
+
+
+def _contrast(settings: Config, table: ParticleTable, root: Path) -> Contrast:
+    """Return the contrast of particles taken from all over the table."""
+    probe = np.unique(np.linspace(0, len(table) - 1, min(len(table), _CONTRAST_IMAGES)).astype(int))
+    contrast = decide_contrast(settings, [next(_batches(table.select(probe), root, len(probe)))], must=True)
+    if contrast is None:
+        raise RuntimeError("decide_contrast(must=True) left the contrast open")
+    return contrast
 
 
 def _engine_status(reconstruction: Reconstruction) -> EngineStatus:

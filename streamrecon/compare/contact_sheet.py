@@ -41,8 +41,8 @@ def draw_contact_sheet(
         A row of central slices and projections each.
     curves : dict of str to FscCurve
     """
-    figure = Figure(figsize=(13, 3.2 * len(maps) + 4.2), layout="constrained")
-    panels = figure.subfigures(2, 1, squeeze=False, height_ratios=[3.2 * len(maps), 4.2])
+    figure = Figure(figsize=(13, 2.5 * len(maps) + 4.2), layout="constrained")
+    panels = figure.subfigures(2, 1, squeeze=False, height_ratios=[2.5 * len(maps), 4.2])
     axes = panels[0, 0].subplots(len(maps), 6, squeeze=False)
     for row, (name, volume) in zip(axes, maps.items(), strict=True):
         for column, view in enumerate(_VIEWS):
@@ -52,7 +52,8 @@ def draw_contact_sheet(
     left, right = panels[1, 0].subplots(1, 2)
     for name, curve in curves.items():
         label = f"{name} (0.5 at {curve.resolution_05_angstrom:.1f} Å)"
-        left.plot(curve.spatial_frequency_per_angstrom, curve.fsc, label=label)
+        # shell 0 is the mean density, which images do not tell
+        left.plot(curve.spatial_frequency_per_angstrom[1:], curve.fsc[1:], label=label)
     for threshold in (0.5, 0.143):
         left.axhline(threshold, color="0.6", linewidth=0.8, linestyle="--")
     left.set(xlabel="spatial frequency (1/Å)", ylabel="FSC", ylim=(-0.1, 1.02), title="Fourier shell correlation")

@@ -72,10 +72,11 @@ class HalfMaps:
         for accumulator in self._accumulators:
             accumulator.forget(keep)
 
-    def solve(self, k_max: int) -> None:
+    def solve(self, k_max: int) -> SolvedMap:
         """Solve for the map up to ``k_max`` and keep it as the latest."""
         self.latest = self.peek(k_max)
         self.fsc = self.latest.fsc
+        return self.latest
 
     def peek(self, k_max: int) -> SolvedMap:
         """Solve for the map up to ``k_max`` and change nothing."""
