@@ -140,11 +140,7 @@ class IngestService:
         # Hints first: what changes during the scan is a hint for the next round.
         self._collector.take_changes(self._watcher.changed(), now)
         if self._watcher.scan_due(now):
-            scan = self._watcher.scan(now)
-            self._collector.take_scan(scan, now)
-            self._metrics.scan_seconds(time.monotonic() - now)
-            self._metrics.root_present(scan.root_present)
-            self._metrics.watch_mode(self._watcher.mode)
+            self._scan(now)
         busy = self._collector.step(now)
         quiet = until_idle is not None and not busy and now - self._collector.changed_at >= self._patience(until_idle)
         self._batcher.make(now, flush=quiet)
@@ -152,7 +148,19 @@ class IngestService:
         if now >= self._next_metrics:
             self._next_metrics = now + _METRICS_SECONDS
             self._report()
-        return quiet and self._all_folded()
+        if quiet and self._all_folded():
+            # Events are hints: only a scan can say that there is nothing new.
+            changed_at = self._collector.changed_at
+            self._scan(time.monotonic())
+            return self._collector.changed_at == changed_at
+        return False
+
+    def _scan(self, now: float) -> None:
+        scan = self._watcher.scan(now)
+        self._collector.take_scan(scan, now)
+        self._metrics.scan_seconds(time.monotonic() - now)
+        self._metrics.root_present(scan.root_present)
+        self._metrics.watch_mode(self._watcher.mode)
 
     def _say_farewell(self, stop: threading.Event) -> None:
         """Say Drained, and stay until the workers have left, or for so long that they must have heard it."""

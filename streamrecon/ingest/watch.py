@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import threading
+import warnings
 from pathlib import Path
 from typing import Literal
 
@@ -20,6 +21,7 @@ from streamrecon.ingest.scan import Scan, Wanted, scan_tree
 _log = structlog.get_logger(__name__)
 # Opening and closing without writing are our own doing.
 _CHANGES = frozenset({"created", "modified", "moved", "closed", "deleted"})
+_EARLY_SCAN_SECONDS = 1.0
 
 
 class _Hints(FileSystemEventHandler):  # type: ignore[misc]  # watchdog is not typed for mypy here
@@ -28,6 +30,7 @@ class _Hints(FileSystemEventHandler):  # type: ignore[misc]  # watchdog is not t
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._paths: set[Path] = set()
+        self._new_folder = False
 
     def on_any_event(self, event: FileSystemEvent) -> None:
         """Note the paths of one event."""
@@ -35,12 +38,19 @@ class _Hints(FileSystemEventHandler):  # type: ignore[misc]  # watchdog is not t
             paths = [Path(os.fsdecode(p)) for p in (event.src_path, event.dest_path) if p]
             with self._lock:
                 self._paths.update(paths)
+                self._new_folder |= event.is_directory and event.event_type in ("created", "moved")
 
     def take(self) -> set[Path]:
         """Return the paths noted since the last call."""
         with self._lock:
             paths, self._paths = self._paths, set()
         return paths
+
+    def take_new_folder(self) -> bool:
+        """Return True if a folder came since the last call."""
+        with self._lock:
+            new, self._new_folder = self._new_folder, False
+        return new
 
 
 class Watcher:
@@ -64,6 +74,7 @@ class Watcher:
         self._next_scan: float | None = None
         self._hints = _Hints()
         self._observer: Observer | None = None
+        self._threads: list[threading.Thread] = []
         self._root_id: tuple[int, int] | None = None
         self._root_present = True
         self._events = mode != "polling"
@@ -89,7 +100,12 @@ class Watcher:
 
     def scan_due(self, now: float) -> bool:
         """Return True if it is time for the next `scan`; the first is due at once."""
-        return self._next_scan is None or now >= self._next_scan
+        if self._next_scan is None:
+            return True
+        if self._hints.take_new_folder():
+            # What was written there before the folder was watched gave no event.
+            self._next_scan = min(self._next_scan, now + _EARLY_SCAN_SECONDS)
+        return now >= self._next_scan
 
     def scan(self, now: float) -> Scan:
         """Walk the tree; watch the root anew if it came, or is not the folder that was watched."""
@@ -126,17 +142,19 @@ class Watcher:
             return
         root_id = (status.st_dev, status.st_ino)
         if self._observer is not None and root_id == self._root_id:
-            if all(emitter.is_alive() for emitter in self._observer.emitters):
-                return
-            # A watch could not be added for a new folder: watchdog's thread ended on it.
-            self._poll_instead("an event thread ended; fs.inotify.max_user_watches may be too small")
+            # A watch that cannot be added for a new folder ends watchdog's thread, and nobody is told.
+            if not all(thread.is_alive() for thread in self._threads):
+                self._poll_instead("an event thread ended; fs.inotify.max_user_watches may be too small")
             return
         self.stop()
         self._root_id = root_id
+        # Said of a folder that both its parent's event and the walk below it found: harmless, and it is often so.
+        warnings.filterwarnings("ignore", "Callback with id .* already exists", RuntimeWarning)
         try:
             self._observer = Observer()
             self._observer.schedule(self._hints, str(self.wanted.root), recursive=True)
             self._observer.start()
+            self._threads = [t for t in threading.enumerate() if type(t).__module__.startswith("watchdog.")]
         except OSError as error:
             self._poll_instead(f"{error.strerror}; raise fs.inotify.max_user_watches / max_user_instances")
 

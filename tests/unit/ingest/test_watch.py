@@ -1,5 +1,6 @@
 import errno
 import os
+import threading
 import time
 from pathlib import Path
 
@@ -95,6 +96,20 @@ def test_events_are_noticed(root):
         watcher.stop()
 
 
+def test_new_folder_brings_the_next_scan_forward(root):
+    watcher = Watcher(wanted(root), "events", 1000.0)
+    try:
+        watcher.scan(0.0)
+        (root / "square").mkdir()
+        end = time.monotonic() + 5
+        while not watcher.scan_due(500.0):
+            assert time.monotonic() < end
+            time.sleep(0.02)
+            watcher.scan_due(400.0)
+    finally:
+        watcher.stop()
+
+
 def test_root_that_goes_and_returns(root):
     watcher = Watcher(wanted(root), "events", 0.1)
     try:
@@ -133,6 +148,24 @@ def test_polling_where_inotify_runs_out(root, monkeypatch):
     touch(root / "a.mrcs")
     assert names(watcher.scan(0.0), root) == ["a.mrcs"]
     assert watcher.mode == "polling"
+
+
+def test_polling_once_an_event_thread_has_ended(root):
+    watcher = Watcher(wanted(root), "events", 1.0)
+    try:
+        watcher.scan(0.0)
+        assert watcher._threads
+        watcher.scan(1.0)
+        assert watcher.mode == "events"
+        ended = threading.Thread(target=int)
+        ended.start()
+        ended.join()
+        watcher._threads.append(ended)
+        touch(root / "a.mrcs")
+        assert names(watcher.scan(2.0), root) == ["a.mrcs"]
+        assert watcher.mode == "polling"
+    finally:
+        watcher.stop()
 
 
 @pytest.mark.parametrize(("fstype", "mode"), [("nfs4", "polling"), ("ext4", "events"), ("fuse.sshfs", "polling")])
