@@ -219,14 +219,17 @@ class Engine:
         self._poses.set_map(self._halves.make_cube(reach), self._points.k_max)
 
     def _choose_band(self) -> None:
-        """Let k_max follow the half-set FSC, one shell at a time and not too often."""
-        if self._particles_seen - self._last_growth < self.settings.images_per_shell:
-            return
+        """Let k_max follow the half-set FSC; one shell at a time and not too often while poses still change."""
+        s, k_max = self.settings, self._points.k_max
+        since = self._particles_seen - self._last_growth
+        allowed = min(1, since // s.images_per_shell)
+        if self._annealer.settled:
+            allowed = since // s.settled_images_per_shell
         wanted = first_shell_below(self._halves.fsc, _GROWTH_THRESHOLD) + _GROWTH_MARGIN
-        wanted = min(max(wanted, self.settings.start_shells), self._k_limit)
-        step = int(np.sign(wanted - self._points.k_max))
-        if step:
-            self._points = half_plane_points(self._points.k_max + step)
+        wanted = min(max(wanted, s.start_shells), self._k_limit)
+        chosen = min(max(wanted, k_max - allowed), k_max + allowed)
+        if chosen != k_max:
+            self._points = half_plane_points(chosen)
             self._last_growth = self._particles_seen
 
     def snapshot(self) -> Snapshot:

@@ -24,15 +24,15 @@ class EngineSettings:
     samples : int
         Poses drawn for each image and round.
     rounds : int
-        Rounds of adaptive importance sampling after the first draw.
+        Most rounds of adaptive importance sampling after the first draw; as many are made as the band needs.
     defensive_share : float
         Share of draws made uniformly, whatever the search says.
     minimum_weight : float
         Poses below this posterior weight are not inserted.
     start_shells, settle_images : int
         k_max of the first map; images over which the annealing target falls.
-    images_per_shell : int
-        k_max may grow by one shell in that many images.
+    images_per_shell, settled_images_per_shell : int
+        k_max may grow by one shell in that many images, before and after settling.
     maximum_resolution_angstrom : float, angstrom
         Never use finer detail; 0 means up to 0.95 of Nyquist.
     update_images : int
@@ -51,12 +51,13 @@ class EngineSettings:
     in_plane_angles: int = 48
     shift_range_angstrom: float = 0.0
     samples: int = 48
-    rounds: int = 2
+    rounds: int = 4
     defensive_share: float = 0.05
     minimum_weight: float = 1e-3
     start_shells: int = 8
     settle_images: int = 2500
     images_per_shell: int = 300
+    settled_images_per_shell: int = 100
     maximum_resolution_angstrom: float = 0.0
     update_images: int = 300
     search_window_images: float = 500.0
@@ -80,6 +81,7 @@ class EngineSettings:
             "start_shells must be at least 2": self.start_shells >= 2,
             "settle_images must be at least 1": self.settle_images >= 1,
             "images_per_shell must be at least 1": self.images_per_shell >= 1,
+            "settled_images_per_shell must be at least 1": self.settled_images_per_shell >= 1,
             "maximum_resolution_angstrom must not be negative": self.maximum_resolution_angstrom >= 0,
             "update_images must be at least 1": self.update_images >= 1,
             "search_window_images must be at least 1": self.search_window_images >= 1,
