@@ -1,0 +1,117 @@
+"""The daemon as a user starts it: a program of its own, in a folder of its own."""
+
+import os
+import subprocess
+import sys
+import time
+import urllib.request
+from collections import Counter
+from contextlib import contextmanager
+from pathlib import Path
+
+from streamrecon.compare.session import free_ports, write_session_config
+from streamrecon.io import read_star
+
+ENVIRONMENT = os.environ | {"COLUMNS": "200", "PYTHONUNBUFFERED": "1"}
+
+
+def streamrecon(*arguments, timeout=120):
+    """Run a verb to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "streamrecon", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+        env=ENVIRONMENT,
+    )
+
+
+@contextmanager
+def started(*arguments, log):
+    """Run a verb beside the test; it is dead when we leave, and its children with it."""
+    with Path(log).open("ab") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "streamrecon", *map(str, arguments)],
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            env=ENVIRONMENT,
+        )
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+
+
+class Session:
+    """A session's folder: configuration, input and what comes out."""
+
+    def __init__(self, folder, *, seed=1, more=""):
+        self.folder = Path(folder)
+        self.incoming = self.folder / "incoming"
+        self.output = self.folder / "session"
+        self.log = self.folder / "daemon.log"
+        self.incoming.mkdir(parents=True, exist_ok=True)
+        self.ports = free_ports()
+        self.config = write_session_config(self.folder, self.ports, seed=seed, settle_seconds=0.3)
+        if more:
+            self.config.write_text(self.config.read_text() + more)
+
+    def run(self, *options):
+        """Return the daemon, started; a context manager."""
+        return started("run", "-c", self.config, *options, log=self.log)
+
+    def finish(self, seconds=120):
+        """Run until everything is folded; return what was logged."""
+        with self.run("--until-idle", "2") as daemon:
+            code = daemon.wait(timeout=seconds)
+        assert code == 0, self.logged()[-4000:]
+        return self.logged()
+
+    def simulate(self, *options):
+        """Put simulated particles into the input folder."""
+        done = streamrecon("simulate", self.incoming, "--truth", self.folder / "truth", *options)
+        assert done.returncode == 0, done.stderr
+
+    def logged(self):
+        """Return everything the daemon said."""
+        return self.log.read_text()
+
+    def poses(self):
+        """Return the exported particles."""
+        return read_star(self.output / "particles.star")
+
+    def metrics(self):
+        """Return the supervisor's page, None while nobody answers."""
+        try:
+            with urllib.request.urlopen(f"http://{self.ports.monitor}/metrics", timeout=5) as answer:
+                return answer.read().decode()
+        except OSError:
+            return None
+
+
+def wait_for(condition, daemon, seconds=90):
+    """Wait for something while a process is alive; return what it was."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert daemon.poll() is None, f"it ended with {daemon.returncode}"
+        assert time.monotonic() < deadline, "it never came"
+        time.sleep(0.05)
+    return found
+
+
+def assert_each_once(session, manifest):
+    """Hold the exported particles against the manifest that was fed: every particle, once."""
+    fed = Counter((Path(name).name, i) for name, i in particle_names(read_star(manifest)))
+    exported = Counter((Path(name).name, i) for name, i in particle_names(session.poses()))
+    assert exported == fed
+    assert max(exported.values()) == 1
+
+
+def particle_names(table):
+    """Return (stack, section) of every particle."""
+    return [
+        (table.stack_names[s], i) for s, i in zip(table.stack_number.tolist(), table.stack_index.tolist(), strict=True)
+    ]
