@@ -11,6 +11,7 @@ code  meaning
 5     the input cannot be read
 6     the compute device cannot do what was asked
 7     a computation left the range where it means anything
+8     `status --check`: something waits for a person
 ===== =====================================================================================
 """
 
@@ -43,6 +44,7 @@ TRANSPORT = 4
 INPUT = 5
 DEVICE = 6
 NUMERICAL = 7
+ATTENTION = 8
 
 _CODES: tuple[tuple[type[StreamReconError], int], ...] = (
     (ConfigError, CONFIG),

@@ -19,6 +19,8 @@ _VERBS = {
     "simulate": "Write a simulated session to practise on.",
     "demo": "Simulated microscope, daemon and subscriber together, with a report at the end.",
     "subscribe": "Follow a running session from anywhere; keep its maps.",
+    "status": "What a session has seen, folded and set aside, and how far it is.",
+    "quarantine": "List what was set aside; have it looked at again, or dismiss it.",
     "fsc": "Compare two maps: FSC, aligned first if asked.",
     "ingest": "Only the ingesting half of run.",
     "worker": "Only the reconstructing half of run.",

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,27 +21,12 @@ from streamrecon.ingest.ledger_schema import FileRecord
 from streamrecon.ingest.metrics import IngestMetrics
 from streamrecon.ingest.scan import Scan, Sighting, Wanted, look_at
 from streamrecon.ingest.settle import FileSettle, FileState, Problem, SettleTimes
-from streamrecon.ingest.tracked import Manifest, Reporter, Stack, ends_cleanly, printable_row
+from streamrecon.ingest.tracked import CollectSettings, Manifest, Reporter, Stack, ends_cleanly, printable_row
 from streamrecon.io import read_manifest
 from streamrecon.particles import ParticleTable
 from streamrecon.transport.table_wire import ParticleRow, table_to_rows
 
 _log = structlog.get_logger(__name__)
-_PATIENCE_SETTLES = 10.0
-
-
-@dataclass(frozen=True)
-class CollectSettings:
-    """How the collector judges files; see `SettleTimes`."""
-
-    settle_seconds: float = 2.0
-    orphan_seconds: float = 600.0
-    require_ctf: bool = True
-
-    @property
-    def patience_seconds(self) -> float:
-        """After so long a manifest that never stands still, or does not end in a newline, is read as it is."""
-        return max(1.0, _PATIENCE_SETTLES * self.settle_seconds)
 
 
 class Collector:
@@ -93,7 +78,8 @@ class Collector:
             # A link that leads to a folder scanned under another name is not in the scan, but there.
             self._observe(path, look_at(path), now)
         for name in scan.unnameable:
-            self._set_aside(name, "unsupported_format", f"{name}: expected a UTF-8 name, found this; rename it")
+            reason = f"{name}: expected a UTF-8 name, found this; rename it"
+            self._reporter.set_aside(name, "unsupported_format", reason)
         for reason in scan.unreadable:
             if reason not in self._complained:
                 self._complained.add(reason)
@@ -162,6 +148,24 @@ class Collector:
 
     def _name(self, path: Path) -> str:
         return path.relative_to(self._root).as_posix()
+
+    def retry(self, name: str, identity: str, now: float) -> None:
+        """Look again at a file (identity "": all of it) or at a particle; at one not followed yet, once it is."""
+        path = self._root / name
+        stack, manifest = self._stacks.get(path), self._manifests.get(path)
+        file = stack or manifest
+        with self._ledger.transaction():
+            rows = self._ledger.release(name, identity)
+            if file is None:
+                return
+            file.settle.recheck()
+            self._reporter.update(file, now)
+        if stack is not None:
+            stack.rows |= {row.stack_index: row for row in rows}
+            self._open[path] = stack
+        if manifest is not None:
+            self._unread[path] = manifest
+        self.changed_at = now
 
     # What is done about it
 
@@ -244,7 +248,7 @@ class Collector:
             printable = name.encode(errors="surrogateescape").decode(errors="backslashreplace")
             if printable != name:
                 reason = f"{manifest.path}: names {printable}, expected a UTF-8 name; rename the stack"
-                self._set_aside(printable, "unsupported_format", reason)
+                self._reporter.set_aside(printable, "unsupported_format", reason)
                 continue
             named.add(Path(name))
             self._refer(manifest, Path(name), table.select(rows), now)
@@ -358,7 +362,7 @@ class Collector:
         if ready:
             self._metrics.stack_ready(ready)
             _log.info("stack_ready", name=stack.name, particles=ready)
-        self._note_bad_rows(stack, examined.bad.values())
+        self._reporter.note_bad_rows(stack, examined.bad.values())
 
     def _give_up_rows(self, stack: Stack, now: float) -> None:
         """Set aside the rows past a stack's end once it has stood still for too long to grow any more."""
@@ -379,14 +383,4 @@ class Collector:
         for index in beyond:
             del stack.rows[index]
             stack.note_known(index)
-        self._note_bad_rows(stack, bad.values())
-
-    def _note_bad_rows(self, stack: Stack, bad: Iterable[tuple[str, str]]) -> None:
-        for kind, reason in bad:
-            self._metrics.quarantined(kind)
-            _log.warning("particle_quarantined", name=stack.name, kind=kind, reason=reason)
-
-    def _set_aside(self, name: str, kind: str, reason: str) -> None:
-        if self._ledger.quarantine(name, kind, reason):
-            self._metrics.quarantined(kind)
-            _log.warning("file_quarantined", name=name, kind=kind, reason=reason)
+        self._reporter.note_bad_rows(stack, bad.values())

@@ -6,7 +6,7 @@ One SQLite file on a local disk; every change of several rows is one transaction
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
@@ -15,10 +15,12 @@ import msgspec
 
 from streamrecon.ingest.ledger_batches import BatchLedger
 from streamrecon.ingest.ledger_schema import (
+    Access,
     FileRecord,
     LedgerCounts,
     LedgerDatabase,
     QuarantineEntry,
+    RetryRequest,
     Sampling,
 )
 from streamrecon.transport.table_wire import ParticleRow
@@ -34,8 +36,8 @@ class Ledger:
     path : Path
         Usually ``output_dir / LEDGER_NAME``.
     session_name : str
-    read_only : bool
-        For `streamrecon status`, also while ingest runs.
+    access : {"own", "share", "read"}
+        "read" for `streamrecon status`, "share" for `streamrecon quarantine`, both also while ingest runs.
 
     Raises
     ------
@@ -50,9 +52,9 @@ class Ledger:
         Made up with the ledger; a worker's checkpoint of another session does not fit.
     """
 
-    def __init__(self, path: Path, session_name: str = "", *, read_only: bool = False) -> None:
+    def __init__(self, path: Path, session_name: str = "", *, access: Access = "own") -> None:
         self.path = path
-        self._database = LedgerDatabase(path, session_name, read_only=read_only)
+        self._database = LedgerDatabase(path, session_name, access=access)
         self._connection = self._database.connection
         self.batches = BatchLedger(self._database)
         self.session = self._database.meta("session") or ""
@@ -219,19 +221,66 @@ class Ledger:
         """Take a file out of quarantine; particles of it that were set aside stay there."""
         self._connection.execute("DELETE FROM quarantine WHERE path = ? AND identity = ''", (path,))
 
-    def release(self, path: str) -> list[ParticleRow]:
-        """Give a changed file another chance, and return those of its particles that were set aside."""
+    def release(self, path: str, identity: str = "") -> list[ParticleRow]:
+        """Give a file, or one particle of it, another chance; return the particles that had been set aside."""
         with self.transaction():
-            self._connection.execute("DELETE FROM quarantine WHERE path = ?", (path,))
+            self._connection.execute(
+                "DELETE FROM quarantine WHERE path = ?1 AND (?2 = '' OR identity = ?2)", (path, identity)
+            )
             rows = self._connection.execute(
-                "DELETE FROM particles WHERE stack = ? AND state = 'quarantined' RETURNING row", (path,)
+                "DELETE FROM particles WHERE stack = ?1 AND (?2 = '' OR identity = ?2) AND state = 'quarantined'"
+                " RETURNING row",
+                (path, identity),
             ).fetchall()
         return [msgspec.json.decode(row, type=ParticleRow) for (row,) in rows]
 
     def quarantined(self) -> list[QuarantineEntry]:
-        """Return what was set aside, oldest first."""
-        rows = self._connection.execute("SELECT path, identity, kind, reason, at FROM quarantine ORDER BY id")
+        """Return what was set aside, oldest first, dismissed or not."""
+        rows = self._connection.execute(
+            "SELECT path, identity, kind, reason, at, dismissed_at FROM quarantine ORDER BY id"
+        )
         return [QuarantineEntry(*row) for row in rows]
+
+    def open_kinds(self) -> dict[str, int]:
+        """Return how many files and particles of each kind of error wait for a person."""
+        rows = self._connection.execute(
+            "SELECT kind, count(*) FROM quarantine WHERE dismissed_at IS NULL GROUP BY kind"
+        )
+        return {kind: int(n) for kind, n in rows}
+
+    def dismiss(self, entries: Iterable[tuple[str, str]]) -> int:
+        """Mark (path, identity) as seen to by a person; return how many were open.
+
+        The entry stays, with the time. If the file fails in another way later, it is open again.
+        """
+        now = time.time()
+        with self.transaction():
+            return sum(
+                self._connection.execute(
+                    "UPDATE quarantine SET dismissed_at = ? WHERE path = ? AND identity = ? AND dismissed_at IS NULL",
+                    (now, path, identity),
+                ).rowcount
+                for path, identity in entries
+            )
+
+    def ask_retry(self, entries: Iterable[tuple[str, str]]) -> None:
+        """Leave word for ingest, which may be running, to look at (path, identity) again."""
+        with self.transaction():
+            self._connection.executemany(
+                "INSERT INTO requests (path, identity, at) VALUES (?, ?, ?)",
+                [(path, identity, time.time()) for path, identity in entries],
+            )
+
+    def retry_requests(self) -> list[RetryRequest]:
+        """Return what people have asked for and ingest has not done yet."""
+        return [
+            RetryRequest(*row)
+            for row in self._connection.execute("SELECT id, path, identity FROM requests ORDER BY id")
+        ]
+
+    def finish_request(self, request: RetryRequest) -> None:
+        """Forget a request that is done."""
+        self._connection.execute("DELETE FROM requests WHERE id = ?", (request.number,))
 
     # Status
 
@@ -247,6 +296,9 @@ class Ledger:
             "SELECT 'ready', count(*) FROM particles WHERE state = 'ready' UNION ALL"
             " SELECT 'quarantined', count(*) FROM quarantine WHERE identity != ''"
         )
+        set_aside = by_state(
+            "SELECT iif(dismissed_at IS NULL, 'open', 'dismissed'), count(*) FROM quarantine GROUP BY 1"
+        )
         return LedgerCounts(
             stacks=by_state("SELECT state, count(*) FROM stacks GROUP BY state"),
             manifests=by_state("SELECT state, count(*) FROM manifests GROUP BY state"),
@@ -257,6 +309,7 @@ class Ledger:
                 "folded": in_batches.get("folded", 0),
                 "quarantined": loose["quarantined"],
             },
+            quarantine={"open": set_aside.get("open", 0), "dismissed": set_aside.get("dismissed", 0)},
         )
 
     def oldest_unfolded_at(self) -> float | None:

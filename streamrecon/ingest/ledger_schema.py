@@ -8,15 +8,17 @@ import sqlite3
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from streamrecon.errors import CheckpointIncompatible, StateError
 from streamrecon.ingest.filesystem import filesystem_type, is_network
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 BatchState = Literal["queued", "leased", "folded", "withdrawn"]
+Access = Literal["own", "share", "read"]
+_BUSY_SECONDS = 10.0
 
 _TABLES = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -47,9 +49,24 @@ CREATE INDEX particles_of_batch ON particles (batch_id) WHERE batch_id IS NOT NU
 CREATE INDEX particles_ready ON particles (id) WHERE state = 'ready';
 CREATE TABLE quarantine (
     id INTEGER PRIMARY KEY, path TEXT NOT NULL, identity TEXT NOT NULL, kind TEXT NOT NULL,
-    reason TEXT NOT NULL, at REAL NOT NULL, UNIQUE (path, identity)
+    reason TEXT NOT NULL, at REAL NOT NULL, dismissed_at REAL, UNIQUE (path, identity)
 );
+CREATE TABLE requests (id INTEGER PRIMARY KEY, path TEXT NOT NULL, identity TEXT NOT NULL, at REAL NOT NULL);
 """
+# from each version to the next
+_MIGRATIONS = {
+    "1": """
+ALTER TABLE quarantine ADD COLUMN dismissed_at REAL;
+CREATE TABLE requests (id INTEGER PRIMARY KEY, path TEXT NOT NULL, identity TEXT NOT NULL, at REAL NOT NULL);
+""",
+}
+# what lets a reader, who may not migrate, take an older ledger for a new one
+_VIEWS = {
+    "1": """
+CREATE TEMP VIEW quarantine AS SELECT *, NULL AS dismissed_at FROM main.quarantine;
+CREATE TEMP TABLE requests (id INTEGER, path TEXT, identity TEXT, at REAL);
+""",
+}
 
 
 @dataclass(frozen=True)
@@ -88,23 +105,43 @@ class BatchRecord:
 
 @dataclass(frozen=True)
 class QuarantineEntry:
-    """A file (identity "") or one particle that was set aside; ``at`` is Unix time."""
+    """A file (identity "") or one particle that was set aside; times are Unix time, None: still open."""
 
     path: str
     identity: str
     kind: str
     reason: str
     at: float
+    dismissed_at: float | None = None
+
+
+@dataclass(frozen=True)
+class RetryRequest:
+    """A person's wish that ingest look again at a file (identity "": at all of it) or at one particle."""
+
+    number: int
+    path: str
+    identity: str
 
 
 @dataclass(frozen=True)
 class LedgerCounts:
-    """Where everything stands; ``particles`` by ready, queued (leased too), folded, quarantined."""
+    """Where everything stands.
+
+    ``particles`` by ready, queued (leased too), folded, quarantined; ``quarantine``: files and particles set
+    aside, by open and dismissed.
+    """
 
     stacks: dict[str, int]
     manifests: dict[str, int]
     batches: dict[str, int]
     particles: dict[str, int]
+    quarantine: dict[str, int] = field(default_factory=dict)
+
+
+def lock_path(path: Path) -> Path:
+    """Return the file that the owner of a ledger holds locked."""
+    return path.with_name(path.name + ".lock")
 
 
 class LedgerDatabase:
@@ -116,28 +153,30 @@ class LedgerDatabase:
         On a local file system.
     session_name : str
         Written when the ledger is made.
-    read_only : bool
-        For a look from another process while ingest runs.
+    access : {"own", "share", "read"}
+        The ingester owns the ledger; a program that leaves a request shares it with a running ingester; a
+        program that only looks reads it.
 
     Raises
     ------
     StateError
         The path lies on a network file system, another ingester has the ledger open, or SQLite cannot use it.
     CheckpointIncompatible
-        The ledger was made by another version.
+        The ledger was made by a later version; or by an earlier one, and is only shared. Its owner brings it up
+        to date, a reader needs nothing.
     """
 
-    def __init__(self, path: Path, session_name: str = "", *, read_only: bool = False) -> None:
+    def __init__(self, path: Path, session_name: str = "", *, access: Access = "own") -> None:
         self.path = path
         self._depth = 0
         self._lock: int | None = None
-        if read_only and not path.is_file():
+        if access != "own" and not path.is_file():
             raise StateError(f"{path}: expected a ledger, found none; has `streamrecon ingest` run here?")
-        if not read_only:
+        if access == "own":
             self._claim()
         try:
-            self.connection = self._connect(read_only)
-            self._check_version(session_name, read_only)
+            self.connection = self._connect(access)
+            self._check_version(session_name, access)
         except sqlite3.Error as error:
             self._release()
             raise StateError(
@@ -155,7 +194,7 @@ class LedgerDatabase:
                 "SQLite's write-ahead log corrupts; set session.output_dir to a folder on a local disk"
             )
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._lock = os.open(self.path.with_name(self.path.name + ".lock"), os.O_RDWR | os.O_CREAT, 0o644)
+        self._lock = os.open(lock_path(self.path), os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -170,30 +209,59 @@ class LedgerDatabase:
             os.close(self._lock)
             self._lock = None
 
-    def _connect(self, read_only: bool) -> sqlite3.Connection:
-        uri = f"{self.path.absolute().as_uri()}?mode={'ro' if read_only else 'rwc'}"
-        connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=10.0)
-        if not read_only:
+    def _connect(self, access: Access) -> sqlite3.Connection:
+        mode = {"own": "rwc", "share": "rw", "read": "ro"}[access]
+        if access == "read" and not self._has_wal() and not os.access(self.path.parent, os.W_OK):
+            # SQLite would want to make the log's index beside it; without a log nobody writes
+            mode += "&immutable=1"
+        uri = f"{self.path.absolute().as_uri()}?mode={mode}"
+        connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=_BUSY_SECONDS)
+        if access != "read":
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")
         return connection
 
-    def _check_version(self, session_name: str, read_only: bool) -> None:
+    def _has_wal(self) -> bool:
+        return self.path.with_name(self.path.name + "-wal").exists()
+
+    def _check_version(self, session_name: str, access: Access) -> None:
         tables = self.connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-        if tables == 0 and not read_only:
+        if tables == 0 and access == "own":
             with self.transaction():
-                for statement in _TABLES.split(";\n"):
-                    self.connection.execute(statement)
+                self._execute_all(_TABLES)
                 self.put_meta("schema_version", str(SCHEMA_VERSION))
                 self.put_meta("session", uuid.uuid4().hex)
                 self.put_meta("session_name", session_name)
         version = self.meta("schema_version")
+        if access == "own":
+            version = self._migrate(version)
+        elif access == "read" and version in _VIEWS:
+            self._execute_all(_VIEWS[version])
+            return
         if version != str(SCHEMA_VERSION):
-            raise CheckpointIncompatible(
-                f"{self.path}: expected ledger schema {SCHEMA_VERSION}, found {version}; finish the session "
-                "with the streamrecon that began it, or set another session.output_dir"
+            remedy = (
+                "start `streamrecon run` or `ingest` of this version once, which brings it up to date"
+                if version in _MIGRATIONS
+                else "finish the session with the streamrecon that began it, or set another session.output_dir"
             )
+            raise CheckpointIncompatible(
+                f"{self.path}: expected ledger schema {SCHEMA_VERSION}, found {version}; {remedy}"
+            )
+
+    def _migrate(self, version: str | None) -> str | None:
+        """Bring an older ledger up to date, all or nothing; return the version it is of then."""
+        with self.transaction():
+            while version in _MIGRATIONS:
+                self._execute_all(_MIGRATIONS[version])
+                version = str(int(version) + 1)
+                self.put_meta("schema_version", version)
+        return version
+
+    def _execute_all(self, script: str) -> None:
+        # not executescript(): that commits first
+        for statement in filter(str.strip, script.split(";\n")):
+            self.connection.execute(statement)
 
     @contextmanager
     def transaction(self) -> Iterator[None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal, Protocol
 
 FILE_STATES = ("seen", "settling", "ready", "orphan", "quarantined")
@@ -34,6 +35,12 @@ class IngestMetrics(Protocol):
 
     def quarantined(self, kind: str) -> None:
         """Count one file or row that was set aside; one of `QUARANTINE_KINDS`."""
+
+    def quarantine(self, open_kinds: Mapping[str, int], dismissed: int) -> None:
+        """Set how many files and rows that were set aside wait for a person, by kind, and how many do not."""
+
+    def retried(self) -> None:
+        """Count one file or row that a person asked to be looked at again."""
 
     def files(self, what: Literal["stack", "manifest"], state: str, count: int) -> None:
         """Set how many stacks or manifests are in a state; one of `FILE_STATES`."""
@@ -82,6 +89,12 @@ class NoIngestMetrics:
         """Ignore it."""
 
     def quarantined(self, kind: str) -> None:
+        """Ignore it."""
+
+    def quarantine(self, open_kinds: Mapping[str, int], dismissed: int) -> None:
+        """Ignore it."""
+
+    def retried(self) -> None:
         """Ignore it."""
 
     def files(self, what: Literal["stack", "manifest"], state: str, count: int) -> None:

@@ -12,11 +12,12 @@ from typing import Literal
 import structlog
 
 from streamrecon.ingest.batcher import MAX_QUEUED_BATCHES, Batcher
-from streamrecon.ingest.collect import Collector, CollectSettings
+from streamrecon.ingest.collect import Collector
 from streamrecon.ingest.feed import FeedServer
 from streamrecon.ingest.ledger import LEDGER_NAME, Ledger
 from streamrecon.ingest.metrics import IngestMetrics, NoIngestMetrics
 from streamrecon.ingest.scan import Wanted
+from streamrecon.ingest.tracked import CollectSettings
 from streamrecon.ingest.watch import Watcher
 
 _log = structlog.get_logger(__name__)
@@ -147,6 +148,7 @@ class IngestService:
         self._feed.poll(0.0 if busy else _STEP_SECONDS)
         if now >= self._next_metrics:
             self._next_metrics = now + _METRICS_SECONDS
+            self._obey_requests(now)
             self._report()
         if quiet and self._all_folded():
             # Events are hints: only a scan can say that there is nothing new.
@@ -154,6 +156,15 @@ class IngestService:
             self._scan(time.monotonic())
             return self._collector.changed_at == changed_at
         return False
+
+    def _obey_requests(self, now: float) -> None:
+        """Do what people have asked for through `streamrecon quarantine`, now or while nobody was here."""
+        for request in self.ledger.retry_requests():
+            with self.ledger.transaction():
+                self._collector.retry(request.path, request.identity, now)
+                self.ledger.finish_request(request)
+            self._metrics.retried()
+            _log.info("quarantine_retried", name=request.path, identity=request.identity)
 
     def _scan(self, now: float) -> None:
         scan = self._watcher.scan(now)
@@ -183,6 +194,7 @@ class IngestService:
         particles = counts.particles
         self._metrics.particles(particles["ready"], particles["queued"], particles["folded"])
         self._metrics.queue_depth(counts.batches.get("queued", 0))
+        self._metrics.quarantine(self.ledger.open_kinds(), counts.quarantine["dismissed"])
         oldest = self.ledger.oldest_unfolded_at()
         self._metrics.lag_seconds(0.0 if oldest is None else max(0.0, time.time() - oldest))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -18,6 +19,21 @@ from streamrecon.ingest.settle import FileSettle, FileState
 from streamrecon.transport.table_wire import ParticleRow
 
 _log = structlog.get_logger(__name__)
+_PATIENCE_SETTLES = 10.0
+
+
+@dataclass(frozen=True)
+class CollectSettings:
+    """How the collector judges files; see `SettleTimes`."""
+
+    settle_seconds: float = 2.0
+    orphan_seconds: float = 600.0
+    require_ctf: bool = True
+
+    @property
+    def patience_seconds(self) -> float:
+        """After so long a manifest that never stands still, or does not end in a newline, is read as it is."""
+        return max(1.0, _PATIENCE_SETTLES * self.settle_seconds)
 
 
 @dataclass
@@ -114,6 +130,18 @@ class Reporter:
         self._count(file, None)
         self._ledger.forget_file(file.name)
         self._ledger.pardon(file.name)
+
+    def set_aside(self, name: str, kind: str, reason: str) -> None:
+        """Quarantine something that is not followed, such as a name that cannot be."""
+        if self._ledger.quarantine(name, kind, reason):
+            self._metrics.quarantined(kind)
+            _log.warning("file_quarantined", name=name, kind=kind, reason=reason)
+
+    def note_bad_rows(self, stack: Stack, bad: Iterable[tuple[str, str]]) -> None:
+        """Count and log particles that were quarantined, each with (kind, reason)."""
+        for kind, reason in bad:
+            self._metrics.quarantined(kind)
+            _log.warning("particle_quarantined", name=stack.name, kind=kind, reason=reason)
 
     def publish(self) -> None:
         """Set the gauges."""

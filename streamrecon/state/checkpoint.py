@@ -144,6 +144,17 @@ class CheckpointStore:
             )
         return None
 
+    def current_age(self, now: float) -> tuple[int, float] | None:
+        """Return number and age in seconds of the newest durable checkpoint, unverified; None without one."""
+        number = self._current()
+        if number is None:
+            return None
+        try:
+            written = (self._path(number) / manifests.MANIFEST_NAME).stat().st_mtime
+        except OSError:
+            return None
+        return number, max(0.0, now - written)
+
     def _write(self, folder: Path, number: int, state: EngineState, extra: Mapping[str, Any]) -> int:
         entries = []
         for index, (name, array) in enumerate(state.arrays.items()):

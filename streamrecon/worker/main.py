@@ -26,7 +26,7 @@ from streamrecon.worker.reconstruction import EngineFactory, Reconstruction
 
 CHECKPOINT_FOLDER = "checkpoints"
 SPOOL_NAME = "poses.rows"
-_LOCK_NAME = "worker.lock"
+LOCK_NAME = "worker.lock"
 _ID_NAME = "worker.id"
 # a fold takes seconds; a loop that has not come round for that long hangs
 _HANGING_SECONDS = 300.0
@@ -103,7 +103,7 @@ def exclusive(output_dir: Path) -> Iterator[None]:
     StateError
         Another process holds it, or it cannot be made.
     """
-    path = output_dir / _LOCK_NAME
+    path = output_dir / LOCK_NAME
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
         file = path.open("w")

@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from streamrecon.ingest.batcher import Batcher
-from streamrecon.ingest.collect import Collector, CollectSettings
+from streamrecon.ingest.collect import Collector
 from streamrecon.ingest.ledger import Ledger
 from streamrecon.ingest.metrics import NoIngestMetrics
 from streamrecon.ingest.scan import Wanted, scan_tree
+from streamrecon.ingest.tracked import CollectSettings
 from streamrecon.io import write_stack
 
 BOX = 8

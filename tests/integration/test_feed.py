@@ -89,7 +89,7 @@ def take(client, n, seconds=5.0):
 
 
 def states(tmp_path):
-    with Ledger(tmp_path / LEDGER_NAME, read_only=True) as ledger:
+    with Ledger(tmp_path / LEDGER_NAME, access="read") as ledger:
         return ledger.counts().batches
 
 
@@ -151,7 +151,7 @@ def test_batch_that_nobody_can_read_is_withdrawn_but_for_its_good_rows(tmp_path,
     server = serve()
     with FeedClient(server.endpoint, "w") as client:
         until(lambda: client.poll(0.05) is None and states(tmp_path) == {"withdrawn": 1})
-    with Ledger(tmp_path / LEDGER_NAME, read_only=True) as ledger:
+    with Ledger(tmp_path / LEDGER_NAME, access="read") as ledger:
         assert [e.identity for e in ledger.quarantined()] == [f"{i:06d}@s0.mrcs" for i in range(1, 6)]
         assert {e.kind for e in ledger.quarantined()} == {"ingest_error"}
         assert {r.stack_name for _, r in ledger.batches.ready_rows(10)} == {"s1.mrcs"}
@@ -246,7 +246,7 @@ def test_rejected_batch_is_quarantined(tmp_path, serve):
         client.nack(1, "numerical_error", "every pose weight is NaN")
         client.ack([2])
         until(lambda: states(tmp_path) == {"folded": 1, "withdrawn": 1})
-    with Ledger(tmp_path / LEDGER_NAME, read_only=True) as ledger:
+    with Ledger(tmp_path / LEDGER_NAME, access="read") as ledger:
         assert {(e.kind, e.reason) for e in ledger.quarantined()} == {("numerical_error", "every pose weight is NaN")}
         assert len(ledger.quarantined()) == 5
 
@@ -360,5 +360,5 @@ def test_service_from_folder_to_drained(tmp_path, mode):
     assert not thread.is_alive()
     expected = [f"{i:06d}@{s}" for s in ("a.mrcs", "deep/er/b.mrcs") for i in range(1, 6)]
     assert sorted(seen) == sorted(expected)
-    with Ledger(tmp_path / "out" / LEDGER_NAME, read_only=True) as ledger:
+    with Ledger(tmp_path / "out" / LEDGER_NAME, access="read") as ledger:
         assert ledger.counts().particles == {"ready": 0, "queued": 0, "folded": 10, "quarantined": 0}

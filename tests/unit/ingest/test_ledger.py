@@ -166,7 +166,7 @@ def test_network_file_system_is_refused(tmp_path, monkeypatch):
 def test_second_ingester_is_refused(tmp_path, ledger):
     with pytest.raises(StateError, match="another ingester"):
         Ledger(tmp_path / "ledger.sqlite")
-    with Ledger(tmp_path / "ledger.sqlite", read_only=True) as reader:
+    with Ledger(tmp_path / "ledger.sqlite", access="read") as reader:
         assert reader.session == ledger.session
         with pytest.raises(sqlite3.OperationalError, match="readonly"):
             reader.add_particles(rows("s.mrcs", [0]))
@@ -174,7 +174,7 @@ def test_second_ingester_is_refused(tmp_path, ledger):
 
 def test_missing_foreign_and_newer_ledgers(tmp_path):
     with pytest.raises(StateError, match="found none"):
-        Ledger(tmp_path / "no.sqlite", read_only=True)
+        Ledger(tmp_path / "no.sqlite", access="read")
     (tmp_path / "text.sqlite").write_text("this is no database, whatever its name may say " * 50)
     with pytest.raises(StateError, match=r"text\.sqlite"):
         Ledger(tmp_path / "text.sqlite")
