@@ -1,0 +1,230 @@
+"""The daemon over its life: stopped, killed, resumed, watched and followed; every particle exactly once."""
+
+import contextlib
+import shutil
+import signal
+import subprocess
+import sys
+from shutil import which
+
+import mrcfile
+import numpy as np
+import psutil
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from streamrecon.state.checkpoint import CheckpointStore
+from tests.e2e.daemon import Session, assert_each_once, started, streamrecon, wait_for
+
+pytestmark = pytest.mark.slow
+CHECKPOINT_OFTEN = "\n[checkpoint]\nevery_seconds = 0.5\n"
+SMALL = ("--box", 32, "--pixel-size", 6.4, "--snr", 0.2, "--micrographs-of", 25)
+
+
+def samples(page):
+    return {
+        (sample.name, *sorted(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(page)
+        for sample in family.samples
+    }
+
+
+def figure(session, name):
+    page = session.metrics()
+    return None if page is None else samples(page).get((name,))
+
+
+def seen(session, at_least):
+    return lambda: (figure(session, "streamrecon_worker_particles_seen") or 0) >= at_least
+
+
+def joined_manifest(session):
+    return session.incoming / "Extract" / "job007" / "particles.star"
+
+
+def child(daemon, verb):
+    """Return the ingest or worker process of a daemon."""
+    for process in psutil.Process(daemon.pid).children():
+        with contextlib.suppress(psutil.NoSuchProcess):  # a zombie is one of those
+            if verb in process.cmdline():
+                return process
+    return None
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_it_and_a_second_run_goes_on(tmp_path, number):
+    session = Session(tmp_path)
+    microscope = ("simulate", session.incoming, "--truth", tmp_path / "truth", *SMALL)
+    with started(*microscope, "--particles", 1200, "--rate", 250, log=tmp_path / "microscope.log") as source:
+        with session.run() as daemon:
+            wait_for(seen(session, 300), daemon)
+            daemon.send_signal(number)
+            assert daemon.wait(timeout=60) == 0
+        stopped_at = len(session.poses())
+        loaded = CheckpointStore(session.output / "checkpoints", 3).load_latest()
+        assert loaded is not None
+        assert loaded.state.scalars["particles_seen"] == stopped_at >= 300
+        assert source.wait(timeout=60) == 0
+    assert stopped_at < 1200
+    log = session.finish()
+    assert "resumed" in log
+    assert_each_once(session, joined_manifest(session))
+    assert len(session.poses()) == 1200
+
+
+@pytest.mark.parametrize("victim", ["worker", "ingest"])
+def test_kill_9_in_the_middle_costs_nothing(tmp_path, victim):
+    session = Session(tmp_path, more=CHECKPOINT_OFTEN)
+    microscope = ("simulate", session.incoming, "--truth", tmp_path / "truth", *SMALL)
+    with (
+        started(*microscope, "--particles", 1200, "--rate", 250, log=tmp_path / "microscope.log"),
+        session.run("--until-idle", "3") as daemon,
+    ):
+        wait_for(seen(session, 200), daemon)
+        first = wait_for(lambda: child(daemon, victim), daemon)
+        first.kill()
+        again = wait_for(lambda: (found := child(daemon, victim)) and found.pid != first.pid and found, daemon)
+        assert again.pid != first.pid
+        assert daemon.wait(timeout=90) == 0
+    assert_each_once(session, joined_manifest(session))
+    assert len(session.poses()) == 1200
+
+
+# The worker on a host that has none of the files: opening one fails, and it may say that it is another host.
+BLIND_WORKER = """
+import os, socket, sys
+hidden, hostname, *arguments = sys.argv[1:]
+if hostname:
+    socket.gethostname = lambda: hostname
+
+def hide(event, values):
+    if event == "open" and isinstance(values[0], (str, os.PathLike)) and os.fspath(values[0]).startswith(hidden):
+        print("refused", values[0], file=sys.stderr, flush=True)
+        raise FileNotFoundError(2, "hidden", values[0])
+
+sys.addaudithook(hide)
+from streamrecon.cli.main import app
+sys.argv = ["streamrecon", *arguments]
+app()
+"""
+
+
+@pytest.mark.parametrize("hostname", ["elsewhere", ""])
+def test_a_worker_that_does_not_see_the_files_gets_pixels(tmp_path, hostname):
+    """At once if it says another host's name, after a first refusal if it should have seen them."""
+    session = Session(tmp_path / "here")
+    session.simulate(*SMALL, "--particles", 400)
+    there = Session(tmp_path / "there")
+    text = session.config.read_text().replace('"incoming"', f'"{there.folder / "nowhere"}"')
+    there.config.write_text(text)
+    with started("ingest", "-c", session.config, "--until-idle", "2", log=session.log) as ingest:
+        worker = subprocess.run(
+            [sys.executable, "-c", BLIND_WORKER, str(session.incoming), hostname, "worker", "-c", str(there.config)],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert worker.returncode == 0, worker.stderr
+        assert ingest.wait(timeout=60) == 0
+    assert ("refused" in worker.stderr) == (not hostname)
+    assert ("feed_sends_pixels" in session.logged()) == (not hostname)
+    assert_each_once(there, joined_manifest(session))
+    assert len(there.poses()) == 400
+    assert (there.output / "snapshots" / "volume.mrc").exists()
+    assert not (session.output / "snapshots").exists()
+
+
+CORE = {
+    "files by state": ("streamrecon_ingest_files", ("state", "ready"), ("type", "stack")),
+    "quarantine by kind": ("streamrecon_ingest_quarantined_total", ("kind", "manifest_mismatch")),
+    "lag": ("streamrecon_ingest_lag_seconds",),
+    "particles folded, ledger": ("streamrecon_ingest_particles", ("state", "folded")),
+    "queue": ("streamrecon_ingest_queue_batches",),
+    "particles": ("streamrecon_worker_particles_seen",),
+    "ESS": ("streamrecon_worker_effective_sample_size",),
+    "resolution": ("streamrecon_worker_resolution_angstrom",),
+    "step time": ("streamrecon_worker_step_seconds_count",),
+    "checkpoint age": ("streamrecon_worker_checkpoint_age_seconds",),
+    "errors by kind": ("streamrecon_worker_errors_total", ("kind", "stack_corrupt")),
+    "ingest up": ("streamrecon_supervisor_process_up", ("process", "ingest")),
+    "worker up": ("streamrecon_supervisor_process_up", ("process", "worker")),
+}
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory):
+    """A session of 600 particles: its metrics page while it runs, and the folder of a subscriber."""
+    folder = tmp_path_factory.mktemp("watched")
+    session = Session(folder)
+    session.simulate(*SMALL, "--particles", 600)
+    with session.run() as daemon:
+        wait_for(seen(session, 600), daemon)
+        wait_for(lambda: figure(session, "streamrecon_worker_checkpoints_total"), daemon)
+        page = session.metrics()
+        only_maps = ("--topic", "volume/", "--count", 3)
+        followed = streamrecon("subscribe", "-c", session.config, *only_maps, "--save", folder / "maps")
+        daemon.send_signal(signal.SIGTERM)
+        assert daemon.wait(timeout=60) == 0
+    return session, page, followed
+
+
+def test_the_metrics_page_has_the_core_set(watched):
+    _, page, _ = watched
+    found = samples(page)
+    missing = [name for name, key in CORE.items() if key not in found]
+    assert missing == []
+    assert found[CORE["particles"]] == 600
+    assert found[CORE["step time"]] >= 6
+    assert found[CORE["ESS"]] >= 1
+    assert 6.4 < found[CORE["resolution"]] < 32 * 6.4
+    assert found[CORE["errors by kind"]] == 0
+    assert found[CORE["ingest up"]] == found[CORE["worker up"]] == 1
+
+
+@pytest.mark.skipif(which("promtool") is None, reason="promtool is not on PATH (Debian: prometheus)")
+def test_promtool_accepts_the_page(watched):
+    done = subprocess.run(
+        ["promtool", "check", "metrics"], input=watched[1], capture_output=True, text=True, timeout=30
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_subscriber_keeps_maps_that_other_programs_open(watched):
+    session, _, followed = watched
+    assert followed.returncode == 0, followed.stdout + followed.stderr
+    saved = sorted((session.folder / "maps").iterdir())
+    assert [p.name for p in saved] == ["volume_full.mrc", "volume_half_a.mrc", "volume_half_b.mrc"]
+    for path in saved:
+        assert mrcfile.validate(path)
+        with mrcfile.open(path) as file:
+            assert file.data.shape == (32, 32, 32)
+            assert file.data.dtype == np.float32
+            assert file.voxel_size.x == pytest.approx(6.4)
+            assert file.data.std() > 0
+
+
+def test_mixed_pixel_sizes_are_refused_with_both_names(tmp_path):
+    session = Session(tmp_path)
+    session.simulate(*SMALL, "--particles", 200, "--micrographs-of", 100)
+    other = Session(tmp_path / "other")
+    other.simulate(*SMALL, "--pixel-size", 5.6, "--particles", 100, "--micrographs-of", 100, "--seed", 5)
+    micrographs = "Extract/job007/Micrographs"
+    with session.run("--until-idle", "2") as daemon:
+        wait_for(seen(session, 200), daemon)
+        for name in ("mic_00001.mrcs", "mic_00001_extract.star"):
+            text = other.incoming / micrographs / name
+            target = session.incoming / "Extract" / "job008" / name
+            target.parent.mkdir(exist_ok=True)
+            if name.endswith(".star"):
+                target.write_text(text.read_text().replace("job007/Micrographs", "job008"))
+            else:
+                shutil.copyfile(text, target)
+        assert daemon.wait(timeout=90) == 0
+    assert len(session.poses()) == 200
+    assert_each_once(session, joined_manifest(session))
+    refusal = next(line for line in session.logged().splitlines() if "file_quarantined" in line)
+    assert "Extract/job008/mic_00001.mrcs: expected 6.4 angstrom" in refusal
+    assert "as in " in refusal
+    assert "Extract/job007/Micrographs/mic_0000" in refusal
+    assert "found 5.6" in refusal
