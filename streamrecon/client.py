@@ -20,8 +20,10 @@ from typing import Literal
 
 import zmq
 
-from streamrecon.errors import SequenceGap, TransportError
+from streamrecon.errors import AuthenticationError, SequenceGap, TransportError
 from streamrecon.transport import schema
+from streamrecon.transport.gate import HandshakeWatch, refusal_text
+from streamrecon.transport.keys import ClientKeys
 from streamrecon.transport.schema import (
     EventMessage,
     FscMessage,
@@ -33,6 +35,7 @@ from streamrecon.transport.schema import (
 )
 
 __all__ = [
+    "ClientKeys",
     "EventMessage",
     "FscMessage",
     "HeartbeatMessage",
@@ -46,6 +49,7 @@ __all__ = [
 # two snapshots of three maps: who reads more slowly than they come loses some, and memory stays bounded
 _VOLUME_HIGH_WATER_MARK = 6
 _ASK_AGAIN_SECONDS = 2.0
+_REFUSAL_SECONDS = 0.2
 
 
 class VolumeSubscriber:
@@ -63,6 +67,9 @@ class VolumeSubscriber:
         After that long without even a heartbeat the publisher counts as lost.
     on_gap : {"count", "raise"}
         What to do about lost messages: add them to `gaps`, or raise `SequenceGap` (iterate on to go on).
+    curve : ClientKeys or None
+        ``ClientKeys.load(folder)`` of the folder that ``streamrecon keygen`` made for this client, if the
+        daemon wants CURVE.
 
     Attributes
     ----------
@@ -73,6 +80,8 @@ class VolumeSubscriber:
     ------
     TransportError
         Nothing is heard for ``timeout_seconds``, or what is heard cannot be understood.
+    AuthenticationError
+        The daemon does not know our key, we do not know its, or only one of us wants CURVE.
     SequenceGap
         Messages were lost and ``on_gap`` is "raise".
 
@@ -91,6 +100,7 @@ class VolumeSubscriber:
         topics: Sequence[str] = (),
         timeout_seconds: float = 10.0,
         on_gap: Literal["count", "raise"] = "count",
+        curve: ClientKeys | None = None,
     ) -> None:
         if events is None and volumes is None:
             raise TransportError("give the endpoint of the events socket, of the volumes socket, or of both")
@@ -103,6 +113,8 @@ class VolumeSubscriber:
         self._topics = tuple(topics) or schema.TOPICS
         self._timeout_seconds = timeout_seconds
         self._on_gap = on_gap
+        self._curve = curve
+        self._handshakes: dict[zmq.Socket[bytes], HandshakeWatch] = {}
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._sockets: dict[zmq.Socket[bytes], str] = {}
         self._heard: dict[zmq.Socket[bytes], float] = {}
@@ -130,6 +142,9 @@ class VolumeSubscriber:
 
     def close(self) -> None:
         """Close the sockets."""
+        for watch in self._handshakes.values():
+            watch.close()
+        self._handshakes.clear()
         self._context.destroy(linger=0)
 
     def __iter__(self) -> VolumeSubscriber:
@@ -170,11 +185,14 @@ class VolumeSubscriber:
             sock.setsockopt(zmq.RCVHWM, _VOLUME_HIGH_WATER_MARK)
         for topic in {*self._topics, schema.HEARTBEAT, schema.SESSION}:
             sock.subscribe(topic)
+        self._handshakes[sock] = HandshakeWatch(sock)
         self._dial(sock, endpoint)
         self._sockets[sock] = f"{name} {endpoint}"
         self._heard[sock] = time.monotonic()
 
     def _dial(self, sock: zmq.Socket[bytes], endpoint: str) -> None:
+        if self._curve is not None:
+            self._curve.use(sock)
         try:
             sock.connect(endpoint)
         except zmq.ZMQError as error:
@@ -206,8 +224,13 @@ class VolumeSubscriber:
         poller = zmq.Poller()
         for sock in open_sockets:
             poller.register(sock, zmq.POLLIN)
+        for sock in open_sockets:
+            failures = self._handshakes[sock].failures()
+            if text := refusal_text(self._sockets[sock], failures, curve=self._curve is not None):
+                raise AuthenticationError(text)
         first_deadline = min(self._heard[s] for s in open_sockets) + self._timeout_seconds
-        ready = dict(poller.poll(max(0, int((first_deadline - time.monotonic()) * 1000))))
+        wait = max(0.0, first_deadline - time.monotonic())
+        ready = dict(poller.poll(int(1000 * min(wait, _REFUSAL_SECONDS))))
         now = time.monotonic()
         for sock in open_sockets:
             if sock in ready:

@@ -18,6 +18,7 @@ from streamrecon.ingest.service import IngestService, IngestSettings
 from streamrecon.monitor.logs import configure_logging
 from streamrecon.monitor.metrics import IngestMetricsExporter
 from streamrecon.monitor.server import Health, MonitorServer, registry_text
+from streamrecon.transport.keys import ServerKeys
 
 # A scan of a slow file server may take long; a loop that has not come round for so long hangs.
 _HANGING_SECONDS = 300.0
@@ -55,7 +56,13 @@ def ingest(
 
 
 def ingest_settings(config: Config) -> IngestSettings:
-    """Return what ingest needs of a configuration."""
+    """Return what ingest needs of a configuration.
+
+    Raises
+    ------
+    ConfigError
+        Its keys cannot be used.
+    """
     return IngestSettings(
         root=config.watch.root,
         output_dir=config.session.output_dir,
@@ -70,4 +77,5 @@ def ingest_settings(config: Config) -> IngestSettings:
         batch_size=config.feed.batch_size,
         batch_wait_seconds=config.feed.batch_wait_seconds,
         lease_seconds=config.feed.lease_seconds,
+        curve=ServerKeys.load(folder) if (folder := config.security.curve_folder) is not None else None,
     )

@@ -13,6 +13,7 @@ from rich.markup import escape
 
 from streamrecon.cli.exit_codes import errors_as_exit_codes
 from streamrecon.client import (
+    ClientKeys,
     EventMessage,
     FscMessage,
     Message,
@@ -21,9 +22,9 @@ from streamrecon.client import (
     VolumeMessage,
     VolumeSubscriber,
 )
-from streamrecon.config import load_config
-from streamrecon.config.model import PublishConfig
+from streamrecon.config import Config, load_config
 from streamrecon.io import write_volume
+from streamrecon.transport.keys import LOCAL_NAME, client_folder
 
 _INTERRUPTED = 130
 
@@ -41,18 +42,26 @@ def subscribe(
     ] = None,
     save: Annotated[Path | None, typer.Option(help="Keep each kind of map in this folder as MRC.")] = None,
     count: Annotated[int | None, typer.Option(min=1, help="End after so many messages.")] = None,
+    curve: Annotated[
+        Path | None,
+        typer.Option(help="Folder of this client's keys, from keygen; else, with -c, those the daemon's host keeps."),
+    ] = None,
     timeout: Annotated[float, typer.Option(min=0.1, help="Give up after so many silent seconds.")] = 10.0,
 ) -> None:
     """Print a line for each message of a running session; Ctrl-C ends it."""
     console = Console(highlight=False, soft_wrap=True)
     with errors_as_exit_codes():
-        defaults = load_config(config).publish if config is not None else PublishConfig()
+        settings = load_config(config) if config is not None else Config()
+        defaults, folder = settings.publish, settings.security.curve_folder
+        if curve is None and folder is not None:
+            curve = client_folder(folder, LOCAL_NAME)
         subscriber = VolumeSubscriber(
             events or defaults.events,
             volumes or defaults.volumes,
             snapshots or defaults.snapshots,
             topics=topic or (),
             timeout_seconds=timeout,
+            curve=None if curve is None else ClientKeys.load(curve),
         )
         try:
             with subscriber as messages:

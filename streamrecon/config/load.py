@@ -38,4 +38,6 @@ def load_config(path: Path | str) -> Config:
     base = path.resolve().parent
     session = config.session.model_copy(update={"output_dir": base / config.session.output_dir})
     watch = config.watch.model_copy(update={"root": base / config.watch.root})
-    return config.model_copy(update={"session": session, "watch": watch})
+    curve_dir = str(base / config.security.curve_dir) if config.security.curve_dir else ""
+    security = config.security.model_copy(update={"curve_dir": curve_dir})
+    return config.model_copy(update={"session": session, "watch": watch, "security": security})

@@ -94,7 +94,13 @@ class SecurityConfig(BaseModel):
     """[security]: what may be reached from other hosts."""
 
     model_config = _FROZEN
+    curve_dir: str = ""
     allow_plaintext_on_network: bool = False
+
+    @property
+    def curve_folder(self) -> Path | None:
+        """Return the folder of the keys, None if CURVE is off."""
+        return Path(self.curve_dir) if self.curve_dir else None
 
 
 class LogConfig(BaseModel):
@@ -137,18 +143,20 @@ class Config(BaseModel):
     def _loopback_unless_said(self) -> Config:
         if self.security.allow_plaintext_on_network:
             return self
-        endpoints = {
+        guarded = {
             "feed.endpoint": self.feed.endpoint,
             "publish.events": self.publish.events,
             "publish.volumes": self.publish.volumes,
             "publish.snapshots": self.publish.snapshots,
-            "monitor.bind": self.monitor.bind,
         }
+        # HTTP knows no CURVE
+        endpoints = {**({} if self.security.curve_dir else guarded), "monitor.bind": self.monitor.bind}
         for key, value in endpoints.items():
             host = value.removeprefix("tcp://").rsplit(":", 1)[0]
             if not value.startswith("ipc://") and host not in ("127.0.0.1", "localhost"):
+                curve = "make keys with `streamrecon keygen` and set security.curve_dir, " if key in guarded else ""
                 raise ValueError(
-                    f"{key} = {value!r} can be reached from the network without encryption; use 127.0.0.1, or "
+                    f"{key} = {value!r} can be reached from the network without encryption; use 127.0.0.1, {curve}or "
                     "set security.allow_plaintext_on_network = true if the network is yours alone"
                 )
         return self

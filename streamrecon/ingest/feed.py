@@ -38,6 +38,8 @@ from streamrecon.transport.feed_schema import (
     decode_worker_message,
     encode,
 )
+from streamrecon.transport.gate import Gate
+from streamrecon.transport.keys import ServerKeys
 
 _log = structlog.get_logger(__name__)
 _MAX_MESSAGES_A_POLL = 1000
@@ -68,6 +70,8 @@ class FeedServer:
     metrics : IngestMetrics
     clock : callable
         Monotonic seconds.
+    curve : ServerKeys or None
+        With them only workers whose key is authorized get in, and all is encrypted.
 
     Notes
     -----
@@ -83,6 +87,7 @@ class FeedServer:
         lease_seconds: float,
         metrics: IngestMetrics | None = None,
         clock: Callable[[], float] = time.monotonic,
+        curve: ServerKeys | None = None,
     ) -> None:
         self._ledger = ledger
         self._batches = ledger.batches
@@ -95,15 +100,18 @@ class FeedServer:
         self._superseded: dict[bytes, None] = {}
         # Workers that hold leases from before a restart have as long as any other to come back.
         self._absent_since = dict.fromkeys(self._batches.leases(), clock())
-        self._context = zmq.Context()
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._gate = Gate(self._context, curve, self._metrics.peer_refused)
         self._socket = self._context.socket(zmq.ROUTER)
         # Credits bound what is under way, so nothing may be dropped for a full queue.
         self._socket.set(zmq.SNDHWM, 0)
         self._socket.set(zmq.LINGER, 1000)
         self._socket.set(zmq.MAXMSGSIZE, MAX_HEADER_BYTES)
+        self._gate.guard(self._socket, "worker")
         try:
             self._socket.bind(endpoint)
         except zmq.ZMQError as error:
+            self._gate.close()
             self._context.destroy(linger=0)
             raise TransportError(
                 f"{endpoint}: cannot listen ({error}); another ingester may run, or set feed.endpoint"
@@ -125,6 +133,7 @@ class FeedServer:
                 except zmq.Again:
                     break
                 self._receive(frames[0], frames[1:])
+        self._gate.poll()
         self._expire()
         self._dispatch()
 
@@ -136,6 +145,7 @@ class FeedServer:
 
     def close(self) -> None:
         """Close the socket; what was sent still leaves within a second."""
+        self._gate.close()
         self._socket.close()
         self._context.term()
 

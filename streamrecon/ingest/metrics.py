@@ -75,6 +75,9 @@ class IngestMetrics(Protocol):
     def message_dropped(self, reason: str) -> None:
         """Count one message that could not be used; one of `DROP_REASONS`."""
 
+    def peer_refused(self, reason: str) -> None:
+        """Count one connection that was refused; one of `streamrecon.transport.gate.REFUSAL_REASONS`."""
+
 
 class NoIngestMetrics:
     """Counts nothing."""
@@ -128,4 +131,7 @@ class NoIngestMetrics:
         """Ignore it."""
 
     def message_dropped(self, reason: str) -> None:
+        """Ignore it."""
+
+    def peer_refused(self, reason: str) -> None:
         """Ignore it."""

@@ -19,6 +19,7 @@ from streamrecon.ingest.metrics import IngestMetrics, NoIngestMetrics
 from streamrecon.ingest.scan import Wanted
 from streamrecon.ingest.tracked import CollectSettings
 from streamrecon.ingest.watch import Watcher
+from streamrecon.transport.keys import ServerKeys
 
 _log = structlog.get_logger(__name__)
 _STEP_SECONDS = 0.05
@@ -44,6 +45,7 @@ class IngestSettings:
     batch_wait_seconds: float = 5.0
     lease_seconds: float = 120.0
     max_queued_batches: int = MAX_QUEUED_BATCHES
+    curve: ServerKeys | None = None
 
 
 class IngestService:
@@ -77,7 +79,9 @@ class IngestService:
         output = _absolute(settings.output_dir)
         self.ledger = Ledger(output / LEDGER_NAME, settings.session_name)
         try:
-            self._feed = FeedServer(self.ledger, root, settings.endpoint, settings.lease_seconds, self._metrics)
+            self._feed = FeedServer(
+                self.ledger, root, settings.endpoint, settings.lease_seconds, self._metrics, curve=settings.curve
+            )
         except BaseException:
             self.ledger.close()
             raise

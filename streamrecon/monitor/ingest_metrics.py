@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry, Histogram
 
 from streamrecon.ingest.metrics import DROP_REASONS, FILE_STATES, QUARANTINE_KINDS
 from streamrecon.monitor.naming import OTHER, info_of, makers, one_of, resident_memory
+from streamrecon.transport.gate import REFUSAL_REASONS
 
 
 class IngestMetricsExporter:
@@ -78,6 +79,13 @@ class IngestMetricsExporter:
         self._dropped = counter(
             "messages_dropped_total", "Messages on the feed that could not be used, by reason.", ("reason",)
         )
+        self._refused = counter(
+            "peers_refused_total",
+            "Connections to the feed refused, by reason: an unknown key, plaintext, a failed handshake.",
+            ("reason",),
+        )
+        for reason in (*REFUSAL_REASONS, OTHER):
+            self._refused.labels(reason)
         for kind in (*QUARANTINE_KINDS, OTHER):
             self._quarantined.labels(kind)
             self._quarantine_open.labels(kind)
@@ -171,3 +179,7 @@ class IngestMetricsExporter:
     def message_dropped(self, reason: str) -> None:
         """Count one message that could not be used."""
         self._dropped.labels(one_of(reason, DROP_REASONS)).inc()
+
+    def peer_refused(self, reason: str) -> None:
+        """Count one connection that was refused."""
+        self._refused.labels(one_of(reason, REFUSAL_REASONS)).inc()

@@ -15,6 +15,7 @@ from streamrecon import errors
 from streamrecon.monitor.ingest_metrics import IngestMetricsExporter
 from streamrecon.monitor.naming import OTHER, info_of, makers, one_of, resident_memory
 from streamrecon.reconstruct.results import BatchResult, EngineStatus
+from streamrecon.transport.gate import REFUSAL_REASONS
 
 __all__ = ["ERROR_KINDS", "IngestMetricsExporter", "SupervisorMetrics", "WorkerMetrics"]
 
@@ -106,6 +107,13 @@ class WorkerMetrics:
         self._checkpoint_seconds = gauge("checkpoint_write_seconds", "Time the last checkpoint took to write.")
         self._errors = counter("errors_total", "Errors by kind; the session went on where it could.", ("kind",))
         self._subscribers = gauge("subscribers", "Programs that follow the published events.")
+        self._refused = counter(
+            "peers_refused_total",
+            "Connections to the published sockets refused, by reason: an unknown key, plaintext, a failed handshake.",
+            ("reason",),
+        )
+        for reason in (*REFUSAL_REASONS, OTHER):
+            self._refused.labels(reason)
         for kind in ERROR_KINDS:
             self._errors.labels(kind)
         for stage in (*STAGES, OTHER):
@@ -167,6 +175,10 @@ class WorkerMetrics:
         """Count an error by its kind."""
         kind = error.kind if isinstance(error, errors.StreamReconError) else OTHER
         self._errors.labels(one_of(kind, ERROR_KINDS)).inc()
+
+    def peer_refused(self, reason: str) -> None:
+        """Count one connection that was refused."""
+        self._refused.labels(one_of(reason, REFUSAL_REASONS)).inc()
 
     def subscribers(self, count: int) -> None:
         """Set how many programs follow."""

@@ -16,7 +16,13 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from streamrecon.errors import CheckpointIncompatible, IngestError, ProtocolVersionError, TransportError
+from streamrecon.errors import (
+    AuthenticationError,
+    CheckpointIncompatible,
+    IngestError,
+    ProtocolVersionError,
+    TransportError,
+)
 from streamrecon.io.mrc import read_sections
 from streamrecon.particles import ParticleBatch, ParticleTable
 from streamrecon.transport.feed_link import FeedLink
@@ -28,10 +34,12 @@ from streamrecon.transport.feed_schema import (
     Pause,
     Welcome,
 )
+from streamrecon.transport.keys import ClientKeys
 from streamrecon.transport.table_wire import table_from_wire
 
 _log = structlog.get_logger(__name__)
 _ERRORS: dict[str, type[CheckpointIncompatible] | type[TransportError]] = {
+    "authentication": AuthenticationError,
     "protocol_version": ProtocolVersionError,
     "session_mismatch": CheckpointIncompatible,
     "lease_lost": CheckpointIncompatible,
@@ -54,6 +62,8 @@ class FeedClient:
         So many batches are sent ahead.
     hostname : str or None
         Of this host; batches go by reference if it is the ingester's.
+    curve : ClientKeys or None
+        Of a worker, if the ingester wants CURVE.
 
     Notes
     -----
@@ -81,12 +91,13 @@ class FeedClient:
         session: str = "",
         credits: int = 4,
         hostname: str | None = None,
+        curve: ClientKeys | None = None,
     ) -> None:
         self._session = session
         self._welcome: Welcome | None = None
         self._drained = False
         self._paused = False
-        self._link = FeedLink(endpoint, worker_id, hostname or socket.gethostname(), credits, session, folded)
+        self._link = FeedLink(endpoint, worker_id, hostname or socket.gethostname(), credits, session, folded, curve)
 
     def __enter__(self) -> FeedClient:
         return self
@@ -125,6 +136,8 @@ class FeedClient:
             The checkpoint does not belong to this ledger, or holds batches that it must not.
         ProtocolVersionError
             The ingester speaks another version.
+        AuthenticationError
+            The ingester does not know our key, we do not know its, or only one of us wants CURVE.
         TransportError
             Another worker has come under this worker's id.
         """

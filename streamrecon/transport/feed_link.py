@@ -30,6 +30,8 @@ from streamrecon.transport.feed_schema import (
     decode_ingest_message,
     encode,
 )
+from streamrecon.transport.gate import HandshakeWatch, refusal_text
+from streamrecon.transport.keys import ClientKeys
 
 _log = structlog.get_logger(__name__)
 _HELLO_SECONDS = 1.0
@@ -56,6 +58,7 @@ class FeedLink:
         credits: int,
         session: str,
         folded: Iterable[int],
+        curve: ClientKeys | None = None,
     ) -> None:
         self.inbox: queue.Queue[tuple[IngestMessage, NDArray[np.float32] | None]] = queue.Queue()
         self._outbox: queue.Queue[WorkerMessage] = queue.Queue()
@@ -72,7 +75,8 @@ class FeedLink:
         self._refused = False
         self._hello_at = -_HELLO_SECONDS
         self._sent_at = 0.0
-        self._context = zmq.Context()
+        self._endpoint, self._curve = endpoint, curve
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._socket = self._context.socket(zmq.DEALER)
         self._socket.set(zmq.RCVHWM, 0)
         self._socket.set(zmq.LINGER, 500)
@@ -80,6 +84,9 @@ class FeedLink:
         self._socket.set(zmq.IMMEDIATE, 1)
         self._socket.set(zmq.RECONNECT_IVL, 100)
         self._socket.set(zmq.RECONNECT_IVL_MAX, 2000)
+        if curve is not None:
+            curve.use(self._socket)
+        self._handshakes = HandshakeWatch(self._socket)
         self._socket.connect(endpoint)
         self._thread = threading.Thread(target=self._run, name="feed-link", daemon=True)
         self._thread.start()
@@ -121,6 +128,7 @@ class FeedLink:
                     every = min(_HEARTBEAT_SECONDS, self._welcome.lease_seconds / _HEARTBEATS_A_LEASE)
                     if now - self._sent_at >= every:
                         self._send(Heartbeat())
+                self._note_refusal()
                 while self._socket.poll(_TICK_MILLISECONDS):
                     self._receive(self._socket.recv_multipart())
                     if self._stop.is_set() or not self._outbox.empty():
@@ -129,7 +137,15 @@ class FeedLink:
                 self._send_outbox()
                 self._send(Bye())
         finally:
+            self._handshakes.close()
             self._socket.close()
+
+    def _note_refusal(self) -> None:
+        """Tell the client of a handshake that failed: it would fail again."""
+        text = refusal_text(self._endpoint, self._handshakes.failures(), curve=self._curve is not None)
+        if text is not None and not self._refused:
+            self._refused = True
+            self.inbox.put((ErrorReply("authentication", text), None))
 
     def _send_outbox(self) -> None:
         while self._welcome is not None:

@@ -13,6 +13,7 @@ import socket
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from types import TracebackType
 
 import structlog
@@ -23,6 +24,8 @@ from streamrecon.errors import TransportError
 from streamrecon.reconstruct.results import EngineStatus, Snapshot
 from streamrecon.transport import drafts, schema
 from streamrecon.transport.drafts import Draft
+from streamrecon.transport.gate import Gate
+from streamrecon.transport.keys import ServerKeys
 
 EVENT_QUEUE_LENGTH = 1000
 EVENT_HIGH_WATER_MARK = 1000
@@ -102,6 +105,10 @@ class Publisher:
         Endpoints to bind, ``tcp://127.0.0.1:port`` (IPv4; port 0 picks a free one) or ``ipc://path``.
     session_name : str
     heartbeat_seconds : float
+    curve : ServerKeys or None
+        With them only subscribers whose key is authorized get in, and all is encrypted.
+    refused : callable
+        Told the reason of each refusal, in the publisher's thread.
 
     Attributes
     ----------
@@ -123,6 +130,8 @@ class Publisher:
         *,
         session_name: str = "session",
         heartbeat_seconds: float = 1.0,
+        curve: ServerKeys | None = None,
+        refused: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.session_id = secrets.token_hex(8)
         self._session_name = session_name
@@ -134,11 +143,13 @@ class Publisher:
         self._stopping = threading.Event()
         self._failure: Exception | None = None
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._gate = Gate(self._context, curve, refused)
         try:
             self._events, self.events = self._bind(zmq.XPUB, events, EVENT_HIGH_WATER_MARK)
             self._volumes, self.volumes = self._bind(zmq.XPUB, volumes, VOLUME_HIGH_WATER_MARK)
             self._router, self.snapshots = self._bind(zmq.ROUTER, snapshots, SNAPSHOT_HIGH_WATER_MARK)
         except TransportError:
+            self._gate.close()
             self._context.destroy(linger=0)
             self._outbox.close()
             raise
@@ -203,6 +214,9 @@ class Publisher:
         if kind == zmq.XPUB:
             # every subscription is shown to the thread: it counts them and greets each with a heartbeat
             sock.setsockopt(zmq.XPUB_VERBOSER, 1)
+        # what comes in are subscriptions and requests, which are short
+        sock.setsockopt(zmq.MAXMSGSIZE, schema.MAX_HEADER_BYTES)
+        self._gate.guard(sock, "subscriber")
         try:
             sock.bind(endpoint)
         except zmq.ZMQError as error:
@@ -221,6 +235,7 @@ class Publisher:
             _log.exception("publisher failed")
             self._failure = error
         finally:
+            self._gate.close()
             self._context.destroy(linger=LINGER_MILLISECONDS)
             self._outbox.close()
 
@@ -233,6 +248,7 @@ class Publisher:
             stopping = self._stopping.is_set()  # read before the outbox, so that the end is in it
             for sequence, draft in self._outbox.take():
                 self._send(draft, sequence)
+            self._gate.poll()
             if stopping:
                 return
             now = time.monotonic()

@@ -20,6 +20,7 @@ from streamrecon.monitor.metrics import WorkerMetrics
 from streamrecon.monitor.server import Health, MonitorServer, registry_text
 from streamrecon.state.checkpoint import CheckpointStore
 from streamrecon.transport.feed_client import FeedClient
+from streamrecon.transport.keys import WORKER_NAME, ClientKeys, ServerKeys, client_folder
 from streamrecon.transport.publisher import Publisher
 from streamrecon.worker.loop import Worker
 from streamrecon.worker.reconstruction import EngineFactory, Reconstruction
@@ -58,6 +59,9 @@ def run_worker(
     metrics = WorkerMetrics(registry)
     with ExitStack() as stack:
         stack.enter_context(exclusive(output_dir))
+        folder = config.security.curve_folder
+        server_keys = None if folder is None else ServerKeys.load(folder)
+        feed_keys = None if folder is None else ClientKeys.load(client_folder(folder, WORKER_NAME))
         store = CheckpointStore(output_dir / CHECKPOINT_FOLDER, config.checkpoint.keep)
         loaded = store.load_latest()
         reconstruction = Reconstruction(config, make_engine, output_dir / SPOOL_NAME, loaded)
@@ -69,6 +73,8 @@ def run_worker(
                 config.publish.snapshots,
                 session_name=config.session.name,
                 heartbeat_seconds=config.publish.heartbeat_seconds,
+                curve=server_keys,
+                refused=metrics.peer_refused,
             )
         )
         feed = stack.enter_context(
@@ -78,6 +84,7 @@ def run_worker(
                 folded=reconstruction.folded,
                 session=reconstruction.feed_session,
                 credits=config.feed.credits,
+                curve=feed_keys,
             )
         )
         if reconstruction.engine is not None and loaded is not None:

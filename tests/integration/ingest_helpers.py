@@ -73,6 +73,7 @@ class CountingMetrics(NoIngestMetrics):
     kinds: list = field(default_factory=list)
     orphan_count: int = 0
     dropped: list = field(default_factory=list)
+    refused: list = field(default_factory=list)
     expired: int = 0
 
     def quarantined(self, kind):
@@ -83,6 +84,9 @@ class CountingMetrics(NoIngestMetrics):
 
     def message_dropped(self, reason):
         self.dropped.append(reason)
+
+    def peer_refused(self, reason):
+        self.refused.append(reason)
 
     def lease_expired(self, batches):
         self.expired += batches

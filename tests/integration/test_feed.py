@@ -41,14 +41,14 @@ def fill(tmp_path, stacks=2, n=5, batch_size=5):
 class Server:
     """A feed server in a thread of its own, over the ledger in a folder."""
 
-    def __init__(self, tmp_path, endpoint=FREE_PORT, lease_seconds=5.0):
+    def __init__(self, tmp_path, endpoint=FREE_PORT, lease_seconds=5.0, curve=None):
         self.metrics = CountingMetrics()
         self._stop = threading.Event()
         started = threading.Event()
 
         def run():
             with Ledger(tmp_path / LEDGER_NAME) as ledger:
-                feed = FeedServer(ledger, tmp_path, endpoint, lease_seconds, self.metrics)
+                feed = FeedServer(ledger, tmp_path, endpoint, lease_seconds, self.metrics, curve=curve)
                 self.endpoint = feed.endpoint
                 started.set()
                 while not self._stop.is_set():

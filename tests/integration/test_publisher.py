@@ -104,6 +104,20 @@ def test_a_late_joiner_gets_the_state_and_then_what_follows_without_doubles(publ
         assert messages.gaps == {}
 
 
+def test_a_request_too_long_to_be_one_does_no_harm(publisher):
+    publisher.publish_event("note", "kept")
+    with zmq.Context() as context, context.socket(zmq.DEALER) as sock:
+        sock.linger = 0
+        sock.connect(publisher.snapshots)
+        sock.send_multipart(schema.encode_snapshot_request(schema.TOPICS))
+        assert sock.poll(5000), "a request of the right size is answered"
+        sock.send(bytes(schema.MAX_HEADER_BYTES + 1))
+        while sock.poll(500):
+            sock.recv_multipart()
+    with subscriber_of(publisher) as messages:
+        take_until(messages, is_event("kept"))
+
+
 def test_joining_does_not_wait_for_the_next_heartbeat():
     with Publisher(FREE_PORT, FREE_PORT, FREE_PORT, heartbeat_seconds=60) as publisher:
         time.sleep(0.3)

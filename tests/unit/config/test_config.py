@@ -80,3 +80,18 @@ def test_open_sockets_must_be_asked_for_in_words(tmp_path, key):
         load_config(path)
     path.write_text(f'[{table}]\n{name} = "{value}"\n[security]\nallow_plaintext_on_network = true\n')
     assert load_config(path).security.allow_plaintext_on_network
+
+
+@pytest.mark.parametrize("key", ["feed.endpoint", "publish.events", "publish.volumes", "publish.snapshots"])
+def test_curve_opens_the_zeromq_sockets(tmp_path, key):
+    table, name = key.split(".")
+    path = tmp_path / "c.toml"
+    path.write_text(f'[{table}]\n{name} = "tcp://0.0.0.0:9000"\n[security]\ncurve_dir = "keys"\n')
+    assert load_config(path).security.curve_folder == tmp_path / "keys"
+
+
+def test_curve_does_not_open_http(tmp_path):
+    path = tmp_path / "c.toml"
+    path.write_text('[monitor]\nbind = "0.0.0.0:9000"\n[security]\ncurve_dir = "keys"\n')
+    with pytest.raises(ConfigError, match=r"monitor\.bind"):
+        load_config(path)

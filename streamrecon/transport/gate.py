@@ -1,0 +1,146 @@
+"""Who may connect: CURVE on the sockets that we bind, an allow-list of keys, and every refusal counted.
+
+One gate a ZeroMQ context, because ZAP, by which libzmq asks about each key, has one address a context.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+import zmq
+from zmq.auth.thread import ThreadAuthenticator
+from zmq.utils.monitor import recv_monitor_message
+
+from streamrecon.transport.keys import Role, ServerKeys
+
+# "disconnected": it hung up in the middle, as a port scan does, and a client without keys that sees first that we
+# want some
+REFUSAL_REASONS = ("unknown_key", "plaintext", "handshake", "disconnected")
+_EVENTS = zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+# from zmq.h, where it is fixed, but not in pyzmq: without an answer from ZAP nobody comes in
+_ZAP_ENFORCE_DOMAIN = 93
+_MOST_KEYS_LOGGED = 1000
+
+_log = structlog.get_logger(__name__)
+
+
+class HandshakeWatch:
+    """Tells of handshakes that failed on one socket, at either end; used in the thread of the socket."""
+
+    def __init__(self, sock: zmq.Socket[bytes]) -> None:
+        self._socket = sock
+        self._monitor = sock.get_monitor_socket(_EVENTS)
+
+    def failures(self) -> list[str]:
+        """Return why the handshakes since the last call failed: values of `REFUSAL_REASONS`."""
+        reasons = []
+        while self._monitor.poll(0):
+            message = recv_monitor_message(self._monitor)
+            if message["event"] == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
+                reasons.append("unknown_key")
+            elif message["event"] == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:
+                reasons.append("disconnected")
+            elif message["event"] == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
+                mismatch = message["value"] == zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH
+                reasons.append("plaintext" if mismatch else "handshake")
+        return reasons
+
+    def close(self) -> None:
+        """Stop watching; before the socket is closed."""
+        self._socket.disable_monitor()
+        self._monitor.close(linger=0)
+
+
+def refusal_text(endpoint: str, reasons: list[str], *, curve: bool) -> str | None:
+    """Return what to tell the user of a client whose handshakes failed, None if it need not know.
+
+    Without keys an end that speaks no ZeroMQ at all, perhaps for now, looks like any other failed handshake.
+    """
+    # a daemon that ends while we connect hangs up, too: that alone says nothing
+    reason = next((r for r in reasons if r != "disconnected"), None)
+    if reason == "unknown_key":
+        why = "our key is not authorized there; put its .key file into security.curve_dir/authorized"
+    elif reason == "plaintext":
+        why = "only one of the two ends uses CURVE; give the client its keys, or the daemon none"
+    elif reason is not None and curve:
+        why = "the daemon has another key than the server.key we hold; get the present one"
+    else:
+        return None
+    return f"{endpoint}: expected to be let in, found the connection refused: {why} (see `streamrecon keygen`)"
+
+
+class Gate:
+    """Guards the sockets of one context; with no keys it lets everybody in.
+
+    Parameters
+    ----------
+    context : zmq.Context
+    keys : ServerKeys or None
+    refused : callable
+        Told the reason of each refusal.
+    """
+
+    def __init__(
+        self, context: zmq.Context[zmq.Socket[bytes]], keys: ServerKeys | None, refused: Callable[[str], None]
+    ) -> None:
+        self._keys = keys
+        self._refused = refused
+        self._watches: list[HandshakeWatch] = []
+        self._authenticator: ThreadAuthenticator | None = None
+        if keys is not None:
+            self._authenticator = ThreadAuthenticator(context)
+            self._authenticator.start()
+            for role in ("subscriber", "worker"):
+                self._authenticator.configure_curve_callback(role, _AllowList(keys, role))
+
+    def guard(self, sock: zmq.Socket[bytes], role: Role) -> None:
+        """Let only the role's keys in; before the socket is bound."""
+        if self._keys is None:
+            return
+        sock.curve_server = True
+        sock.curve_publickey = self._keys.public
+        sock.curve_secretkey = self._keys.secret
+        sock.setsockopt_string(zmq.ZAP_DOMAIN, role)
+        sock.setsockopt(_ZAP_ENFORCE_DOMAIN, 1)
+        self._watches.append(HandshakeWatch(sock))
+
+    def poll(self) -> None:
+        """Count what was refused since the last call; in the thread of the sockets."""
+        for watch in self._watches:
+            for reason in watch.failures():
+                self._refused(reason)
+                if reason != "unknown_key":  # logged with the key already
+                    _log.warning("peer_refused", reason=reason)
+
+    def close(self) -> None:
+        """Stop; before the sockets are closed."""
+        for watch in self._watches:
+            watch.close()
+        self._watches.clear()
+        if self._authenticator is not None:
+            self._authenticator.stop()
+            self._authenticator = None
+
+
+class _AllowList:
+    """Asked by the authenticator, in its thread."""
+
+    def __init__(self, keys: ServerKeys, role: Role) -> None:
+        self._keys = keys
+        self._role = role
+        self._logged: set[bytes] = set()
+
+    def callback(self, domain: Any, key: bytes) -> bool:  # noqa: ARG002  # the authenticator's name for it
+        try:
+            allowed = self._keys.authorizes(self._role, key)
+        except Exception:
+            # an exception would end the authenticator's thread, and nobody could come in any more
+            _log.exception("allow-list cannot be read", folder=str(self._keys.folder))
+            return False
+        # who is refused tries again and again: once in the log is enough
+        if not allowed and key not in self._logged and len(self._logged) < _MOST_KEYS_LOGGED:
+            self._logged.add(key)
+            _log.warning("peer_refused", reason="unknown_key", role=self._role, key=key.decode(errors="replace"))
+        return allowed
