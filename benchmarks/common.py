@@ -6,6 +6,8 @@ import argparse
 import json
 import os
 import platform
+import shutil
+import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from streamrecon.particles import ParticleBatch
 from streamrecon.simulate.microscope import Microscope, MicroscopeSettings
@@ -34,12 +37,16 @@ class Specimen:
 def f1_atpase(box_size: int = 64) -> Specimen:
     """Return F1-ATPase (PDB 1E79, bundled; nearly threefold, but asymmetric) in a box of 204.8 angstrom."""
     pixel_size = 204.8 / box_size
-    return Specimen("F1-ATPase", density_from_model(None, box_size, pixel_size), pixel_size, 1)
+    # two threads of BLAS round otherwise than one, and what follows is as chaotic as any annealing
+    with threadpool_limits(1, user_api="blas"):
+        volume = density_from_model(None, box_size, pixel_size)
+    return Specimen("F1-ATPase", volume, pixel_size, 1)
 
 
 def beta_galactosidase() -> Specimen:
     """Return beta-galactosidase (a measured map, D2) in a box of 64 voxels of 3.54 angstrom."""
-    volume = density_from_map(_FIXTURES / "beta_galactosidase_64_3.54A.mrc", 64, 3.54)
+    with threadpool_limits(1, user_api="blas"):
+        volume = density_from_map(_FIXTURES / "beta_galactosidase_64_3.54A.mrc", 64, 3.54)
     return Specimen("beta-galactosidase", volume, 3.54, 4)
 
 
@@ -78,14 +85,26 @@ def machine() -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)),
         "python": platform.python_version(),
         "numpy": np.__version__,
+        "revision": _revision(),
     }
+
+
+def _revision() -> str:
+    """Return the checkout's commit, "-dirty" behind it if files differ; "unknown" outside a checkout."""
+    git = shutil.which("git")
+    if git is None:
+        return "unknown"
+    command = [git, "describe", "--always", "--dirty", "--exclude=*"]
+    done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "unknown"
 
 
 def print_machine() -> None:
     """Say on what this runs and how busy it is: figures from a busy machine are worth nothing."""
     about = machine()
     load = os.getloadavg()[0]
-    print(f"{about['processor']}, {about['cores']} cores; NumPy {about['numpy']}; load before the run {load:.1f}")
+    print(f"{about['processor']}, {about['cores']} cores; Python {about['python']}, NumPy {about['numpy']}")
+    print(f"revision {about['revision']}; load before the run {load:.1f}")
 
 
 def print_table(rows: Sequence[Mapping[str, Any]]) -> None:

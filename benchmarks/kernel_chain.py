@@ -17,7 +17,7 @@ from streamrecon.compute.cpu import CpuBackend
 from streamrecon.compute.cpu_kernels import cells as cell_kernels
 from streamrecon.compute.cpu_kernels import images as image_kernels
 from streamrecon.fourier.points import half_plane_points
-from streamrecon.inference.importance import PoseSamples, SamplingPlan, plan_rounds
+from streamrecon.inference.importance import PoseSamples
 from streamrecon.particles import ParticleBatch
 from streamrecon.reconstruct.engine import geometry_for
 from streamrecon.reconstruct.half_maps import PAD, HalfMaps
@@ -81,11 +81,8 @@ class KernelChain:
         self.noise.variance[:] = float(box**2)
         rng = np.random.default_rng(0)
         k = self.settings.samples
-        turns, slides = plan_rounds(
-            self.estimator.cells.rotation_half_width, self.estimator.cells.shift_step / 2, 0.0, self.settings.rounds
-        )
-        area = len(self.estimator.cells.shifts) * self.estimator.cells.shift_step**2
-        self.plan = SamplingPlan(turns, slides, area, 1.0)
+        self.plan = self.estimator._plan(k_max, 1.0)
+        turns = self.plan.rotation_half_widths
         self.start = rng.random((n, 1 + len(turns)), np.float32)
         self.pick, self.place = rng.random((2, n, k, 4), np.float32)
         self.moves = rng.random((len(turns), n, k, 5), np.float32)

@@ -54,7 +54,10 @@ def peak_gflops(backend: CpuBackend, n: int = 1024) -> float:
 
 def copy_gbytes(backend: CpuBackend, size: int) -> float:
     """Return what all threads together reach copying; ``size`` bytes of source and destination each, both counted."""
-    pairs = [(np.ones(size // 8, np.float32), np.zeros(size // 8, np.float32)) for _ in range(backend.threads)]
+    n = size // 8
+    # half a page between source and destination: at whole pages stores and loads get in each other's way
+    buffers = [np.ones(2 * n + 512, np.float32) for _ in range(backend.threads)]
+    pairs = [(buffer[:n], buffer[n + 512 :]) for buffer in buffers]
     passes = max(1, 2**26 // size)
 
     def copy(pair: tuple[Array, Array]) -> float:
