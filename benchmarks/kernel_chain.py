@@ -19,7 +19,7 @@ from streamrecon.compute.cpu_kernels import images as image_kernels
 from streamrecon.fourier.points import half_plane_points
 from streamrecon.inference.importance import PoseSamples
 from streamrecon.particles import ParticleBatch
-from streamrecon.reconstruct.engine import geometry_for
+from streamrecon.reconstruct.extent import geometry_for
 from streamrecon.reconstruct.half_maps import PAD, HalfMaps
 from streamrecon.reconstruct.mapping import map_box_for
 from streamrecon.reconstruct.noise import NoiseModel
@@ -75,7 +75,8 @@ class KernelChain:
         volume = specimen.volume * np.float32(microscope._signal_scale())
         radius = PAD * max(k_max, self.search.grid.n_rings) + 2
         self.cube = self.backend.cube(volume, PAD, radius)
-        self.estimator.set_map(self.cube, k_max)
+        self.estimator.set_maps((self.cube, self.cube), k_max)
+        self.search_map = self.search.slices_of(self.cube, PAD, k_max)
         self.noise = NoiseModel(1, box // 2 + 1)
         # the simulated noise has variance 1 a pixel: box^2 a Fourier coefficient
         self.noise.variance[:] = float(box**2)
@@ -126,7 +127,7 @@ class KernelChain:
         clock = _Clock()
         self.inserted = float((samples.weight >= self.settings.minimum_weight).sum()) / self.n
         clock.time(
-            "insert_slices", self.halves.insert, self.batch.half, samples, weighed, self.points,
+            "insert_slices", self.halves.insert, self.n // 2, samples, weighed, self.points,
             self.settings.minimum_weight,
         )  # fmt: skip
         clock.time("solve + cube", self._update)
@@ -137,8 +138,9 @@ class KernelChain:
     def _update(self) -> None:
         self.halves.solve(self.points.k_max)
         reach = max(self.points.k_max, self.search.grid.n_rings)
-        self.estimator.set_map(self.halves.make_cube(reach), self.points.k_max)
-        self.estimator.set_map(self.cube, self.points.k_max)
+        common = self.halves.common_reference()
+        self.estimator.set_maps(self.halves.cubes((common, common), reach), self.points.k_max)
+        self.estimator.set_maps((self.cube, self.cube), self.points.k_max)
 
     def _chunk(self, a: int, b: int) -> tuple[dict[str, float], PoseSamples, NDArray[np.float32]]:
         clock, backend, grid, cells = _Clock(), self.backend, self.search.grid, self.estimator.cells
@@ -165,9 +167,8 @@ class KernelChain:
         flat = moved.reshape(2, -1, grid.n_half)
         spectra = clock.time("angular DFT", backend._angular, flat[0], flat[1], grid)
         spectra = spectra.reshape(len(grid.q), 2, n * len(cells.shifts), grid.n_rings)
-        slices, ring_power = self.search._coefficients, self.search._ring_power
-        if slices is None or ring_power is None:
-            raise RuntimeError("the search has no map")
+        target = self.search_map
+        slices, ring_power = target.coefficients, target.ring_power
         planes = clock.time("correlate", backend.correlate, spectra, slices, grid)
         power_term = ctf2 @ ring_power.T
         n_shifts = len(cells.shifts)

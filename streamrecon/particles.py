@@ -136,6 +136,11 @@ class ParticleBatch:
     def __len__(self) -> int:
         return len(self.identities)
 
+    def select(self, rows: NDArray[np.integer]) -> ParticleBatch:
+        """Return the batch of the given rows, in their order."""
+        identities = tuple(self.identities[i] for i in rows)
+        return ParticleBatch(self.images[rows], self.table.select(rows), identities)
+
     @property
     def half(self) -> NDArray[np.int8]:
         """Half-set of each particle, (n,) int8."""

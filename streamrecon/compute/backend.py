@@ -134,6 +134,9 @@ class Backend(Protocol):
     def rfftn(self, volume: Array) -> Array:
         """Return the forward transform of a real-space map."""
 
+    def irfftn(self, transform: Array, box_size: int) -> Array:
+        """Return the real-space map of a transform."""
+
     def to_host(self, array: Array) -> Array:
         """Return the array as NumPy."""
 

@@ -306,6 +306,10 @@ class CpuBackend:
         """Return the forward transform of a real-space map."""
         return np.asarray(scipy.fft.rfftn(volume))
 
+    def irfftn(self, transform: Array, box_size: int) -> Array:
+        """Return the real-space map of a transform."""
+        return np.asarray(scipy.fft.irfftn(transform, s=(box_size,) * 3), _F32)
+
     def to_host(self, array: Array) -> Array:
         """Return the array as NumPy: it is."""
         return array

@@ -23,8 +23,17 @@ class CellPosterior:
     best: Array
 
 
+@dataclass(frozen=True)
+class SearchMap:
+    """A map as the search needs it: angular coefficients and ring powers of its slices, the rings it reaches."""
+
+    coefficients: Array
+    ring_power: Array
+    ring_limit: int
+
+
 class GlobalSearch:
-    """Polar search against the current map.
+    """Polar search.
 
     Parameters
     ----------
@@ -38,31 +47,27 @@ class GlobalSearch:
         self._box_size = box_size
         self._directions = backend.to_device(cells.directions[: cells.n_pairs])
         self._psi = backend.to_device(grid.psi().astype(np.float32))
-        self._coefficients: Array | None = None
-        self._ring_power: Array | None = None
-        self._ring_limit = grid.n_rings
 
-    def set_map(self, cube: Array, pad: int, k_max: int) -> None:
-        """Take up a new map; rings beyond its ``k_max`` are left out of the search."""
-        self._coefficients, self._ring_power = self._backend.slice_coefficients(cube, pad, self.grid, self._directions)
-        self._ring_limit = min(k_max, self.grid.n_rings)
+    def slices_of(self, cube: Array, pad: int, k_max: int) -> SearchMap:
+        """Prepare a map for searching; rings beyond its ``k_max`` are left out."""
+        coefficients, ring_power = self._backend.slice_coefficients(cube, pad, self.grid, self._directions)
+        return SearchMap(coefficients, ring_power, min(k_max, self.grid.n_rings))
 
-    def search(self, rings: Array, ring_ctf: Array, inverse_noise: Array) -> CellPosterior:
+    def search(self, target: SearchMap, rings: Array, ring_ctf: Array, inverse_noise: Array) -> CellPosterior:
         """Return the log-likelihood ratio of every cell for n images.
 
         Parameters
         ----------
+        target : SearchMap
         rings, ring_ctf : as in `Observations`
         inverse_noise : ndarray, (n, n_shells) float32
         """
-        if self._coefficients is None or self._ring_power is None:
-            raise RuntimeError("search before set_map")
         backend, grid = self._backend, self.grid
         gain = inverse_noise[:, 1 : grid.n_rings + 1] * grid.ring_weight
-        gain[:, self._ring_limit :] = 0
+        gain[:, target.ring_limit :] = 0
         coefficients, ctf2 = backend.image_coefficients(rings, ring_ctf, gain, grid, self.cells.shifts, self._box_size)
-        planes = backend.correlate(coefficients, self._coefficients, grid)
-        power_term = ctf2 @ self._ring_power.T
+        planes = backend.correlate(coefficients, target.coefficients, grid)
+        power_term = ctf2 @ target.ring_power.T
         best = backend.best_cell(planes, power_term, len(self.cells.shifts))
         return CellPosterior(planes, power_term, best)
 

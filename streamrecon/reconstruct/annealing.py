@@ -114,3 +114,8 @@ class Annealer:
             self.settled_at = particles_seen
             return 1.0
         return max(1.0, balance)
+
+    def reopen(self) -> None:
+        """Anneal again, from half-way: the map is wrong, but not nothing."""
+        self.settled_at = -1
+        self.progress = 0.5

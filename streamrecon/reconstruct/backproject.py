@@ -12,13 +12,14 @@ from streamrecon.fourier.points import half_plane_points
 from streamrecon.fourier.shells import resolution_from_fsc
 from streamrecon.inference.importance import PoseSamples
 from streamrecon.particles import ParticleBatch
-from streamrecon.reconstruct.engine import FSC_THRESHOLD, band_limit, geometry_for
+from streamrecon.reconstruct.extent import band_limit, geometry_for
 from streamrecon.reconstruct.half_maps import HalfMaps
 from streamrecon.reconstruct.mapping import resize_volume
 from streamrecon.reconstruct.noise import NoiseModel
 from streamrecon.reconstruct.posing import PoseEstimator
 from streamrecon.reconstruct.results import EngineStatus, Snapshot
 from streamrecon.reconstruct.settings import EngineSettings
+from streamrecon.reconstruct.trajectory import FSC_THRESHOLD
 
 _SOLUTIONS = 2  # the first gives the FSC, the second uses it as prior
 
@@ -60,6 +61,9 @@ class GivenPoses:
                 "give a file of a refinement, or let the poses be searched"
             )
         n, g = len(batch), self._geometry
+        half = batch.half
+        batch = batch.select(np.argsort(half, kind="stable"))
+        table = batch.table
         shift = np.zeros((n, 2), np.float32) if table.shift_angstrom is None else table.shift_angstrom
         step = np.full(n, g.frequency_step, np.float32)
         observations = self._poses.preparer.prepare(
@@ -70,7 +74,7 @@ class GivenPoses:
         inverse_noise = self._noise.inverse(observations.group)
         weighed = self._poses.weigh(observations, inverse_noise, self._points, slice(0, n))
         samples = PoseSamples(
-            rotation=table.rotation[:, None].astype(np.float32),
+            rotation=np.asarray(table.rotation)[:, None].astype(np.float32),
             shift=(shift / np.float32(g.pixel_size_angstrom))[:, None].astype(np.float32),
             weight=np.ones((n, 1), np.float32),
             log_evidence=np.zeros(n, np.float32),
@@ -78,7 +82,7 @@ class GivenPoses:
             best=np.zeros(n, np.int32),
             evaluations=0,
         )
-        self._halves.insert(batch.half, samples, weighed, self._points, 0.0)
+        self._halves.insert(int(np.count_nonzero(half == 0)), samples, weighed, self._points, 0.0)
         self._seen += n
 
     def snapshot(self) -> Snapshot:

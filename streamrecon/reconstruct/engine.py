@@ -1,69 +1,33 @@
-"""The engine: folds batches of particles into one running ab initio reconstruction.
+"""The engine: several random starts at first, the best of them from then on.
 
-Each particle is used once; memory does not grow with their number. It composes what its neighbours do: poses from
-the annealed search and importance sampling, online EM on two half-sets, and a band that follows their FSC.
+Now and then a random start of a pseudo-symmetric particle ends in a mixture of its near-equal views, sure of itself
+and wrong. Its images still fit it worse: so a few starts run on the same images, and the one whose images have the
+highest evidence (each scored before it is folded, hence held out) goes on alone.
 """
 
 from __future__ import annotations
 
-import time
-from dataclasses import asdict, dataclass, fields
+import json
+from dataclasses import asdict, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from streamrecon.compute.backend import Array, Backend
+from streamrecon.compute.backend import Backend
 from streamrecon.errors import CheckpointIncompatible, NumericalError
-from streamrecon.fourier.points import half_plane_points
-from streamrecon.fourier.shells import first_shell_below, resolution_from_fsc
-from streamrecon.geometry.rotation import random_rotations
-from streamrecon.inference.importance import PoseSamples
-from streamrecon.inference.observation import ImageGeometry, Observations
 from streamrecon.optics.group import OpticsGroup
 from streamrecon.particles import ParticleBatch
-from streamrecon.reconstruct.annealing import Annealer
-from streamrecon.reconstruct.half_maps import HalfMaps
-from streamrecon.reconstruct.mapping import resize_volume
-from streamrecon.reconstruct.noise import NoiseModel
-from streamrecon.reconstruct.posing import PoseEstimator
+from streamrecon.reconstruct.extent import band_limit, geometry_for
 from streamrecon.reconstruct.results import BatchResult, EngineState, EngineStatus, Snapshot
 from streamrecon.reconstruct.settings import EngineSettings
-from streamrecon.reconstruct.state import pack_state, unpack_groups
+from streamrecon.reconstruct.trajectory import Trajectory
 
-FSC_THRESHOLD = 0.143
-_GROWTH_THRESHOLD = 0.5
-_GROWTH_MARGIN = 3  # shells beyond the FSC's fall that still hold something to align to
-
-
-@dataclass(frozen=True)
-class _Recent:
-    """The part of `EngineStatus` that the latest batch decides."""
-
-    effective_sample_size: float = 0.0
-    coarse_entropy: float = 0.0
-    step_seconds: float = 0.0
-    images_per_second: float = 0.0
-    evaluations_per_image: float = 0.0
-    log_evidence: float = 0.0
-
-
-def geometry_for(settings: EngineSettings, box_size: int, pixel_size_angstrom: float) -> ImageGeometry:
-    """Return the geometry that the settings mean for a box: 0 stands for a share of the box."""
-    diameter = settings.particle_diameter_angstrom / pixel_size_angstrom or 0.8 * box_size
-    shift = settings.shift_range_angstrom / pixel_size_angstrom or 0.0625 * box_size
-    return ImageGeometry(box_size, pixel_size_angstrom, min(diameter, 0.95 * box_size) / 2, shift)
-
-
-def band_limit(settings: EngineSettings, box_size: int, pixel_size_angstrom: float) -> int:
-    """Return the last shell the reconstruction may ever use."""
-    limit = int(0.95 * box_size / 2)
-    if settings.maximum_resolution_angstrom > 0:
-        limit = min(limit, int(box_size * pixel_size_angstrom / settings.maximum_resolution_angstrom))
-    return max(limit, settings.start_shells)
+_EVIDENCE_WINDOW = 500.0  # images
+_CHOICE_IMAGES = 1000  # between the leader's settling and the choice: time for the others to settle too
 
 
 class Engine:
-    """Streaming ab initio reconstruction.
+    """Streaming reconstruction from random starts.
 
     Parameters
     ----------
@@ -81,12 +45,7 @@ class Engine:
     """
 
     def __init__(
-        self,
-        settings: EngineSettings,
-        box_size: int,
-        pixel_size_angstrom: float,
-        backend: Backend,
-        seed: int = 0,
+        self, settings: EngineSettings, box_size: int, pixel_size_angstrom: float, backend: Backend, seed: int = 0
     ) -> None:
         if box_size % 2 or box_size < 32:
             raise NumericalError(
@@ -94,143 +53,79 @@ class Engine:
             )
         self.settings = settings
         self.geometry = geometry_for(settings, box_size, pixel_size_angstrom)
+        self._k_limit = band_limit(settings, box_size, pixel_size_angstrom)
         self._backend = backend
         self._seed = seed
-        self._k_limit = band_limit(settings, box_size, pixel_size_angstrom)
-        self._points = half_plane_points(min(settings.start_shells, self._k_limit))
-        self._poses = PoseEstimator(settings, self.geometry, backend)
-        self._halves = HalfMaps(backend, self.geometry, self._points.k_max)
-        self._annealer = Annealer(settings.settle_images, self._poses.cells.n_cells)
-        self._noise = NoiseModel(0, box_size // 2 + 1)
         self._groups: list[OpticsGroup] = []
-        self._particles_seen = 0
-        self._image_visits = 0
-        self._step = 0
-        self._last_update = 0
-        self._last_growth = 0
-        self._temperature = 1.0
-        self._recent = _Recent()
+        self._starts = {number: self._start(number) for number in range(settings.starts)}
+        self._evidence = dict.fromkeys(self._starts, 0.0)
+        self._weight = 0.0
+
+    def _start(self, number: int) -> Trajectory:
+        return Trajectory(self.settings, self.geometry, self._k_limit, self._backend, (self._seed, number))
+
+    @property
+    def starts(self) -> int:
+        """Random starts still running."""
+        return len(self._starts)
 
     def fold(self, batch: ParticleBatch) -> BatchResult:
         """Fold a batch into the running reconstruction; each particle counts once.
+
+        Until the choice the poses are those of the start that leads; each start has a frame of its own.
 
         Raises
         ------
         NumericalError
             An image or a likelihood is not finite; the reconstruction is as it was before.
         """
-        started = time.perf_counter()
-        n = len(batch)
-        rng = np.random.Generator(np.random.Philox(key=np.array([self._seed, self._step], np.uint64)))
-        observations = self._observe(batch)
-        if self._halves.cube is None:
-            self._start_from_random_poses(observations, batch.half, rng)
-        inverse_noise = self._noise.inverse(observations.group)
-        histogram = self._poses.probe(observations, inverse_noise)
-        temperature = self._annealer.temperature(histogram, n, self._particles_seen)
-        samples, weighed = self._poses.sample(observations, inverse_noise, self._points, temperature, rng)
-        if not np.isfinite(samples.log_evidence).all():
-            raise NumericalError(
-                f"batch of {n} particles starting with {batch.identities[0]}: a likelihood is not finite; "
-                "check these images for extreme values"
-            )
-        residual = self._poses.residual_power(observations, samples, self._points)
-        self._noise.update(observations.group, residual, observations.mask_fill)
-        self._halves.forget(1.0 - min(0.5, n / self._window()))
-        self._halves.insert(batch.half, samples, weighed, self._points, self.settings.minimum_weight)
-        self._particles_seen += n
-        self._image_visits += n
-        self._step += 1
-        self._temperature = temperature
-        due = self.settings.update_images if self._annealer.settled else 1
-        if self._particles_seen - self._last_update >= due:
-            self._update_map()
-        return self._result(samples, time.perf_counter() - started)
-
-    def _observe(self, batch: ParticleBatch) -> Observations:
-        """Prepare a batch; an optics group's first images start its noise spectrum."""
-        table = batch.table
-        group = self._number_groups(table.optics_groups)[table.optics_group_index]
-        step = np.array([1.0 / (g.box_size * g.pixel_size_angstrom) for g in table.optics_groups], np.float32)
-        observations = self._poses.preparer.prepare(
-            self._backend.to_device(np.ascontiguousarray(batch.images, np.float32)),
-            table.ctf_coefficients(),
-            step[table.optics_group_index],
-            group,
-            self._points,
+        half = batch.half
+        # half a first: what belongs to a half is then one piece of every array
+        order = np.argsort(half, kind="stable")
+        n_a = int(np.count_nonzero(half == 0))
+        ordered = batch.select(order)
+        group = self._number_groups(ordered.table.optics_groups)[ordered.table.optics_group_index]
+        results = {number: start.fold(ordered, n_a, group) for number, start in self._starts.items()}
+        self._compare({number: float(result.log_evidence.mean()) for number, result in results.items()}, len(batch))
+        leader = results[self._leader]
+        seconds = sum(result.step_seconds for result in results.values())
+        back = np.argsort(order)
+        self._choose()
+        return BatchResult(
+            rotation=leader.rotation[back],
+            shift_angstrom=leader.shift_angstrom[back],
+            pose_weight=leader.pose_weight[back],
+            effective_sample_size=leader.effective_sample_size[back],
+            log_evidence=leader.log_evidence[back],
+            evaluations=sum(result.evaluations for result in results.values()),
+            step_seconds=seconds,
         )
-        finite = np.asarray(np.isfinite(self._backend.to_host(observations.power)).all(axis=1))
-        if not finite.all():
-            bad = [name for name, good in zip(batch.identities, finite, strict=True) if not good]
-            raise NumericalError(
-                f"{len(bad)} particles have a power spectrum that is not finite, the first is {bad[0]}; "
-                "leave them out, or rescale the images to ordinary values"
-            )
-        for g in np.unique(group):
-            if self._noise.is_new(int(g)):
-                rows = group == g
-                self._noise.update(group[rows], observations.power[rows], observations.mask_fill)
-        return observations
 
     def _number_groups(self, groups: tuple[OpticsGroup, ...]) -> NDArray[np.int32]:
         """Number optics groups by what they are, whatever order files list them in."""
         for group in groups:
             if group not in self._groups:
                 self._groups.append(group)
-        self._noise.add_groups(len(self._groups))
         return np.array([self._groups.index(group) for group in groups], np.int32)
 
-    def _start_from_random_poses(self, observations: Observations, half: Array, rng: np.random.Generator) -> None:
-        """Make the first map: the first batch backprojected at random poses, then forgotten again."""
-        n = len(half)
-        inverse_noise = self._noise.inverse(observations.group)
-        weighed = self._poses.weigh(observations, inverse_noise, self._points, slice(0, n))
-        random = PoseSamples(
-            rotation=random_rotations(rng, n)[:, None].astype(np.float32),
-            shift=np.zeros((n, 1, 2), np.float32),
-            weight=np.ones((n, 1), np.float32),
-            log_evidence=np.zeros(n, np.float32),
-            effective_sample_size=np.ones(n, np.float32),
-            best=np.zeros(n, np.int32),
-            evaluations=0,
-        )
-        self._halves.insert(half, random, weighed, self._points, self.settings.minimum_weight)
-        self._update_map()
-        self._halves.forget(0.0)
+    def _compare(self, evidence: dict[int, float], n: int) -> None:
+        """Fold a batch's mean log-evidence into each start's running mean."""
+        self._weight = min(self._weight, _EVIDENCE_WINDOW) + n
+        for number, value in evidence.items():
+            self._evidence[number] += (value - self._evidence[number]) * n / self._weight
 
-    def _window(self) -> float:
-        """Images that the running sums remember: few while poses still change, ever more once settled."""
-        s = self.settings
-        if not self._annealer.settled:
-            return s.search_window_images
-        since = self._particles_seen - self._annealer.settled_at
-        return max(s.settled_window_images, s.window_growth * since)
+    @property
+    def _leader(self) -> int:
+        return max(self._starts, key=lambda number: self._evidence[number])
 
-    def _update_map(self) -> None:
-        self._halves.solve(self._points.k_max)
-        self._last_update = self._particles_seen
-        self._choose_band()
-        self._take_up_map()
-
-    def _take_up_map(self) -> None:
-        """Make the latest map the one that poses are found against."""
-        # the search reads all its rings, also those the map does not reach yet: they must be there, as zeros
-        reach = max(self._points.k_max, self._poses.search_rings)
-        self._poses.set_map(self._halves.make_cube(reach), self._points.k_max)
-
-    def _choose_band(self) -> None:
-        """Let k_max follow the half-set FSC; one shell at a time and not too often while poses still change."""
-        s, k_max = self.settings, self._points.k_max
-        since = self._particles_seen - self._last_growth
-        allowed = min(1, since // s.images_per_shell)
-        if self._annealer.settled:
-            allowed = since // s.settled_images_per_shell
-        wanted = first_shell_below(self._halves.fsc, _GROWTH_THRESHOLD) + _GROWTH_MARGIN
-        wanted = min(max(wanted, s.start_shells), self._k_limit)
-        chosen = min(max(wanted, k_max - allowed), k_max + allowed)
-        if chosen != k_max:
-            self._points = half_plane_points(chosen)
-            self._last_growth = self._particles_seen
+    def _choose(self) -> None:
+        """Let the leader go on alone once it has been settled for a while."""
+        leader = self._leader
+        start = self._starts[leader]
+        settled_for = start.status.particles_seen - start.settled_at
+        if self.starts > 1 and start.stage != "searching" and settled_for >= _CHOICE_IMAGES:
+            self._starts = {leader: start}
+            self._evidence = {leader: self._evidence[leader]}
 
     def snapshot(self) -> Snapshot:
         """Return the current maps at the images' own sampling.
@@ -240,92 +135,35 @@ class Engine:
         NumericalError
             Nothing was folded yet.
         """
-        if self._halves.latest is None:
-            raise NumericalError("no map yet: fold at least one batch first")
-        # solved afresh, for the particles since the last update; the map in use stays as it is, so that
-        # looking at a reconstruction does not change it
-        latest = self._halves.latest
-        if self._particles_seen > self._last_update:
-            latest = self._halves.peek(self._points.k_max)
-        g, to_host = self.geometry, self._backend.to_host
-        volume, half_a, half_b = (
-            resize_volume(to_host(v), g.box_size) for v in (latest.volume, latest.half_a, latest.half_b)
-        )
-        fsc = np.zeros(g.box_size // 2 + 1, np.float32)
-        fsc[: len(latest.fsc)] = latest.fsc
-        return Snapshot(
-            volume=volume,
-            half_a=half_a,
-            half_b=half_b,
-            fsc=fsc,
-            voxel_size_angstrom=g.pixel_size_angstrom,
-            resolution_angstrom=resolution_from_fsc(latest.fsc, g.box_size, g.pixel_size_angstrom, FSC_THRESHOLD),
-            fsc_threshold=FSC_THRESHOLD,
-            status=self.status,
-        )
-
-    def _result(self, samples: PoseSamples, elapsed: float) -> BatchResult:
-        rotation, shift = samples.best_pose()
-        weight = samples.weight[np.arange(len(samples.best)), samples.best]
-        to_host = self._backend.to_host
-        result = BatchResult(
-            rotation=to_host(rotation),
-            shift_angstrom=to_host(shift) * np.float32(self.geometry.pixel_size_angstrom),
-            pose_weight=to_host(weight),
-            effective_sample_size=to_host(samples.effective_sample_size),
-            log_evidence=to_host(samples.log_evidence),
-            evaluations=samples.evaluations,
-            step_seconds=elapsed,
-        )
-        n = len(weight)
-        self._recent = _Recent(
-            effective_sample_size=float(result.effective_sample_size.mean()),
-            coarse_entropy=self._annealer.entropy,
-            step_seconds=elapsed,
-            images_per_second=n / elapsed,
-            evaluations_per_image=result.evaluations / n,
-            log_evidence=float(result.log_evidence.mean()),
-        )
-        return result
+        return self._starts[self._leader].snapshot()
 
     @property
     def status(self) -> EngineStatus:
-        """Return where the engine stands."""
-        seen = "settled" if self._annealer.settled else "searching"
-        stage = seen if self._particles_seen else "waiting"
-        g = self.geometry
-        return EngineStatus(
-            stage=stage,
-            particles_seen=self._particles_seen,
-            image_visits=self._image_visits,
-            step=self._step,
-            k_max=self._points.k_max,
-            temperature=self._temperature,
-            resolution_angstrom=resolution_from_fsc(self._halves.fsc, g.box_size, g.pixel_size_angstrom, FSC_THRESHOLD),
-            fsc_kind="common",
-            **asdict(self._recent),
+        """Return where the engine stands: the leading start's status."""
+        status = self._starts[self._leader].status
+        return replace(
+            status,
+            evaluations_per_image=status.evaluations_per_image * self.starts,
+            images_per_second=status.images_per_second / self.starts,
+            step_seconds=status.step_seconds * self.starts,
         )
 
     def state(self) -> EngineState:
         """Return a copy of the state, safe to write while the engine goes on."""
-        half_arrays, half_scalars = self._halves.state()
-        scalars = {
-            **half_scalars,
+        arrays: dict[str, NDArray[np.generic]] = {}
+        scalars: dict[str, int | float | str] = {
             "box_size": self.geometry.box_size,
             "pixel_size_angstrom": self.geometry.pixel_size_angstrom,
-            "k_max": self._points.k_max,
-            "particles_seen": self._particles_seen,
-            "image_visits": self._image_visits,
-            "step": self._step,
-            "temperature": self._temperature,
-            "last_update": self._last_update,
-            "last_growth": self._last_growth,
-            **{f"recent_{name}": value for name, value in asdict(self._recent).items()},
-            "annealing_progress": self._annealer.progress,
-            "settled_at": self._annealer.settled_at,
+            "optics_groups": json.dumps([asdict(group) for group in self._groups]),
+            "starts": json.dumps(list(self._starts)),
+            "evidence": json.dumps(list(self._evidence.values())),
+            "evidence_weight": self._weight,
         }
-        arrays = {**half_arrays, "noise_variance": self._noise.variance, "noise_images": self._noise.images}
-        return pack_state(arrays, scalars, self._groups)
+        for number, start in self._starts.items():
+            part = start.state()
+            arrays |= {f"start{number}_{name}": np.array(array) for name, array in part.arrays.items()}
+            scalars |= {f"start{number}_{name}": value for name, value in part.scalars.items()}
+        return EngineState(arrays, scalars)
 
     def restore(self, state: EngineState) -> None:
         """Take up a state written by `state`, and go on as if nothing had happened.
@@ -343,20 +181,16 @@ class Engine:
                 f"the saved state is of box {there[0]} px at {there[1]} A, these particles are {here[0]} px at "
                 f"{here[1]} A; start a new output_dir for them"
             )
-        self._groups = unpack_groups(state)
-        self._noise.variance = np.array(state.arrays["noise_variance"], np.float64)
-        self._noise.images = np.array(state.arrays["noise_images"], np.float64)
-        self._points = half_plane_points(int(s["k_max"]))
-        self._particles_seen, self._image_visits = int(s["particles_seen"]), int(s["image_visits"])
-        self._step, self._temperature = int(s["step"]), float(s["temperature"])
-        self._last_update = int(s["last_update"])
-        self._last_growth = int(s["last_growth"])
-        self._annealer.progress, self._annealer.settled_at = (
-            float(s["annealing_progress"]),
-            int(s["settled_at"]),
-        )
-        self._recent = _Recent(**{f.name: float(s[f"recent_{f.name}"]) for f in fields(_Recent)})
-        self._annealer.entropy = self._recent.coarse_entropy
-        self._halves.restore(state.arrays, s)
-        if self._halves.latest is not None:
-            self._take_up_map()
+        self._groups = [OpticsGroup(**fields) for fields in json.loads(str(s["optics_groups"]))]
+        numbers: list[int] = json.loads(str(s["starts"]))
+        self._starts = {number: self._start(number) for number in numbers}
+        self._evidence = dict(zip(numbers, json.loads(str(s["evidence"])), strict=True))
+        self._weight = float(s["evidence_weight"])
+        for number, start in self._starts.items():
+            prefix = f"start{number}_"
+            start.restore(
+                EngineState(
+                    {n.removeprefix(prefix): a for n, a in state.arrays.items() if n.startswith(prefix)},
+                    {n.removeprefix(prefix): v for n, v in s.items() if n.startswith(prefix)},
+                )
+            )

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from streamrecon.compute.backend import Array, Backend
 from streamrecon.fourier.points import HalfPlanePoints
+from streamrecon.fourier.shells import shell_index_rfft
 from streamrecon.inference.importance import PoseSamples
 from streamrecon.inference.observation import ImageGeometry
 from streamrecon.particles import HALVES
@@ -27,8 +28,8 @@ class HalfMaps:
     ----------
     fsc : ndarray, (n,) float32
         Of the latest map; the spectral prior of the next.
-    cube : ndarray or None
-        The latest map ready for slicing; None before the first `solve`.
+    latest : SolvedMap or None
+        None before the first `solve`.
     """
 
     def __init__(self, backend: Backend, geometry: ImageGeometry, k_max: int) -> None:
@@ -38,26 +39,21 @@ class HalfMaps:
         self._accumulators = (Accumulator(backend, PAD, k_max), Accumulator(backend, PAD, k_max))
         self.fsc: NDArray[np.float32] = np.full(1, _START_FSC, np.float32)
         self.latest: SolvedMap | None = None
-        self.cube: Array | None = None
 
     def insert(
-        self,
-        half: Array,
-        samples: PoseSamples,
-        weighed: Array,
-        points: HalfPlanePoints,
-        minimum_weight: float,
+        self, n_a: int, samples: PoseSamples, weighed: Array, points: HalfPlanePoints, minimum_weight: float
     ) -> None:
         """Insert each half's images into its own accumulator, the two side by side.
 
         Parameters
         ----------
-        half : ndarray, (n,) int8
+        n_a : int
+            The first so many images belong to half a, the others to half b.
         weighed : ndarray, (3, n, n_points)
         """
 
         def one(h: int) -> int:
-            rows = np.flatnonzero(half == h)
+            rows = slice(0, n_a) if h == 0 else slice(n_a, None)
             accumulator = self._accumulators[h]
             accumulator.grow(points.k_max)
             return self._backend.insert(
@@ -82,12 +78,44 @@ class HalfMaps:
         """Solve for the map up to ``k_max`` and change nothing."""
         return self._solver.solve(self._accumulators, k_max, self.fsc)
 
-    def make_cube(self, k_max: int) -> Array:
-        """Turn the latest map into a cube that slices of ``k_max`` can be taken from."""
+    def common_reference(self) -> Array:
+        """Return the latest map: what both halves are posed against in ab initio."""
+        return self._latest().volume
+
+    def half_references(self, join_shells: int) -> tuple[Array, Array]:
+        """Return each half's own map, the two sharing their lowest shells.
+
+        Parameters
+        ----------
+        join_shells : int
+            Up to here both take the full map: it keeps the halves in one frame, and says nothing about the
+            resolution that their FSC is asked for.
+        """
+        latest = self._latest()
+        box = len(latest.volume)
+        low = self._backend.to_device((shell_index_rfft(box) <= join_shells).astype(np.float32))
+        full, *halves = (self._backend.rfftn(v) for v in (latest.volume, latest.half_a, latest.half_b))
+        a, b = (self._backend.irfftn(half + low * (full - half), box) for half in halves)
+        return a, b
+
+    def low_passed(self, shells: int) -> Array:
+        """Return the latest map with nothing beyond ``shells``."""
+        latest = self._latest()
+        box = len(latest.volume)
+        keep = self._backend.to_device((shell_index_rfft(box) <= shells).astype(np.float32))
+        return self._backend.irfftn(self._backend.rfftn(latest.volume) * keep, box)
+
+    def cubes(self, volumes: tuple[Array, Array], k_max: int) -> tuple[Array, Array]:
+        """Turn reference maps into cubes that slices of ``k_max`` can be taken from; one map gives one cube."""
+        first = self._backend.cube(volumes[0], PAD, PAD * k_max + 2)
+        if volumes[1] is volumes[0]:
+            return first, first
+        return first, self._backend.cube(volumes[1], PAD, PAD * k_max + 2)
+
+    def _latest(self) -> SolvedMap:
         if self.latest is None:
-            raise RuntimeError("make_cube before solve")
-        self.cube = self._backend.cube(self.latest.volume, PAD, PAD * k_max + 2)
-        return self.cube
+            raise RuntimeError("a reference asked for before the first map was solved")
+        return self.latest
 
     def state(self) -> tuple[dict[str, Array], dict[str, float]]:
         """Return what a checkpoint needs: arrays on the host, and scalars."""

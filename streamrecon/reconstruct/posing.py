@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -11,17 +15,30 @@ from streamrecon.fourier.polar import polar_grid
 from streamrecon.geometry.quadrature import pose_cells
 from streamrecon.inference.importance import PoseSamples, SamplingPlan, plan_rounds, refine_samples
 from streamrecon.inference.observation import ImageGeometry, Observations, Preparer
-from streamrecon.inference.search import GlobalSearch
+from streamrecon.inference.search import GlobalSearch, SearchMap
 from streamrecon.reconstruct.half_maps import PAD
 from streamrecon.reconstruct.settings import EngineSettings
 
+_Result = TypeVar("_Result")
 _PROBE_SHARE = 0.2
 _SHIFT_STEP = 0.44  # of a resolution element at the search's last ring
 _ROTATION_TARGET = 0.25  # of a resolution element at the particle's rim
 
 
+@dataclass(frozen=True)
+class Reference:
+    """A map that poses are found against: for slicing at full band, and for the global search."""
+
+    cube: Array
+    search: SearchMap
+
+
 class PoseEstimator:
-    """Estimates poses of images that were never seen before."""
+    """Estimates poses of images that were never seen before.
+
+    Batches come sorted: the ``n_a`` images of half a first. Each half has its own reference; while poses are found on a
+    common map both are the same.
+    """
 
     def __init__(self, settings: EngineSettings, geometry: ImageGeometry, backend: Backend) -> None:
         self._settings = settings
@@ -38,27 +55,54 @@ class PoseEstimator:
         )
         self._search = GlobalSearch(backend, grid, self.cells, box)
         self.preparer = Preparer(backend, geometry, grid)
-        self._cube: Array | None = None
+        self._references: tuple[Reference, Reference] | None = None
 
     @property
     def search_rings(self) -> int:
         """Rings the global search reads, whatever k_max is."""
         return self._search.grid.n_rings
 
-    def set_map(self, cube: Array, k_max: int) -> None:
-        """Take up a new map."""
-        self._cube = cube
-        self._search.set_map(cube, PAD, k_max)
+    def set_maps(self, cubes: tuple[Array, Array], k_max: int) -> None:
+        """Take up the maps that the images of half a and half b are posed against; may be one and the same."""
+        first = Reference(cubes[0], self._search.slices_of(cubes[0], PAD, k_max))
+        second = first
+        if cubes[1] is not cubes[0]:
+            second = Reference(cubes[1], self._search.slices_of(cubes[1], PAD, k_max))
+        self._references = (first, second)
+
+    def _by_reference(self, n_a: int, n: int) -> list[tuple[Reference, int, int]]:
+        """Return which reference serves which rows."""
+        if self._references is None:
+            raise RuntimeError("poses asked for before set_maps")
+        first, second = self._references
+        if first is second:
+            return [(first, 0, n)]
+        return [(first, 0, n_a), (second, n_a, n)]
+
+    def _run(self, function: Callable[[Reference, int, int], _Result], n_a: int, n: int) -> list[_Result]:
+        """Apply ``function(reference, start, stop)`` to pieces of the batch, in order."""
+        results: list[_Result] = []
+        for reference, start, stop in self._by_reference(n_a, n):
+            if stop > start:
+                results += self._backend.run(
+                    lambda a, b, r=reference, s=start: function(r, s + a, s + b),  # type: ignore[misc]
+                    stop - start,
+                )
+        return results
 
     def probe(self, observations: Observations, inverse_noise: Array) -> NDArray[np.integer]:
-        """Return the cell histograms of a fifth of the images (see `annealing`)."""
-        n = max(1, int(np.ceil(_PROBE_SHARE * len(observations.group))))
+        """Return the cell histograms of the first fifth of the images (see `annealing`)."""
+        n = len(observations.group)
+        n_probe = max(1, int(np.ceil(_PROBE_SHARE * n)))
 
-        def piece(a: int, b: int) -> Array:
-            found = self._search.search(observations.rings[a:b], observations.ring_ctf[a:b], inverse_noise[a:b])
+        def piece(reference: Reference, a: int, b: int) -> Array:
+            found = self._search.search(
+                reference.search, observations.rings[a:b], observations.ring_ctf[a:b], inverse_noise[a:b]
+            )
             return self._search.histogram(found)
 
-        return np.concatenate(self._backend.run(piece, n))
+        # annealing is over before the halves part, so that which reference serves hardly matters
+        return np.concatenate(self._run(piece, n_probe, n_probe))
 
     def weigh(self, observations: Observations, inverse_noise: Array, points: HalfPlanePoints, rows: slice) -> Array:
         """Return the weighed images of some rows, (3, n, n_points)."""
@@ -76,6 +120,7 @@ class PoseEstimator:
         inverse_noise: Array,
         points: HalfPlanePoints,
         temperature: float,
+        n_a: int,
         rng: np.random.Generator,
     ) -> tuple[PoseSamples, Array]:
         """Search and importance-sample every image; also return the weighed images.
@@ -83,9 +128,7 @@ class PoseEstimator:
         Every image has its own random stream, so that the result does not depend on how a batch is cut
         into pieces.
         """
-        if self._cube is None:
-            raise RuntimeError("sample before set_map")
-        backend, cube, box = self._backend, self._cube, self._geometry.box_size
+        backend, box = self._backend, self._geometry.box_size
         n, k = len(observations.group), self._settings.samples
         plan = self._plan(points.k_max, temperature)
         rounds = len(plan.rotation_half_widths)
@@ -94,17 +137,19 @@ class PoseEstimator:
         pick, place = rng.random((2, n, k, 4), np.float32)
         moves = rng.random((rounds, n, k, 5), np.float32)
 
-        def piece(a: int, b: int) -> tuple[PoseSamples, Array]:
-            found = self._search.search(observations.rings[a:b], observations.ring_ctf[a:b], inverse_noise[a:b])
+        def piece(reference: Reference, a: int, b: int) -> tuple[PoseSamples, Array]:
+            found = self._search.search(
+                reference.search, observations.rings[a:b], observations.ring_ctf[a:b], inverse_noise[a:b]
+            )
             draws = (start[a:b, 0], pick[a:b], place[a:b])
             first = self._search.draw(found, temperature, defensive, draws)
             weighed = self.weigh(observations, inverse_noise, points, slice(a, b))
             samples = refine_samples(
-                backend, cube, PAD, points, box, weighed, first, plan, (start[a:b, 1:], moves[:, a:b])
+                backend, reference.cube, PAD, points, box, weighed, first, plan, (start[a:b, 1:], moves[:, a:b])
             )
             return samples, weighed
 
-        pieces = backend.run(piece, n)
+        pieces = self._run(piece, n_a, n)
         weighed = np.concatenate([w for _, w in pieces], axis=1)
         return PoseSamples.concatenate([s for s, _ in pieces]), weighed
 
@@ -124,21 +169,19 @@ class PoseEstimator:
         )
 
     def residual_power(
-        self, observations: Observations, samples: PoseSamples, points: HalfPlanePoints
+        self, observations: Observations, samples: PoseSamples, points: HalfPlanePoints, n_a: int
     ) -> NDArray[np.float32]:
         """Return the residual power by shell at the best poses, (n, n_shells); beyond k_max all power is noise."""
-        cube, k = self._cube, points.k_max
-        if cube is None:
-            raise RuntimeError("residual_power before set_map")
+        k = points.k_max
         rotation, shift = samples.best_pose()
 
-        def piece(a: int, b: int) -> Array:
+        def piece(reference: Reference, a: int, b: int) -> Array:
             observed = (observations.real[a:b], observations.imaginary[a:b], observations.ctf[a:b])
             return self._backend.residual(
-                cube, PAD, points, self._geometry.box_size, k + 1, observed, rotation[a:b], shift[a:b]
+                reference.cube, PAD, points, self._geometry.box_size, k + 1, observed, rotation[a:b], shift[a:b]
             )
 
-        residual = self._backend.to_host(np.concatenate(self._backend.run(piece, len(rotation))))
+        residual = self._backend.to_host(np.concatenate(self._run(piece, n_a, len(rotation))))
         power = np.array(self._backend.to_host(observations.power))
         power[:, 1 : k + 1] = residual[:, 1:]
         return power

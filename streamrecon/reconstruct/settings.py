@@ -41,6 +41,10 @@ class EngineSettings:
         Images the running sums remember before and after settling (online EM's n / rho).
     window_growth : float
         The settled window grows to this share of the images seen since settling.
+    refinement_window_growth : float
+        The same in refinement: particle s of n counts (s / n)^(1 / growth).
+    starts : int
+        Random starts that run side by side until the best of them is known.
     threads : int
         0 means one a core.
     """
@@ -63,6 +67,8 @@ class EngineSettings:
     search_window_images: float = 500.0
     settled_window_images: float = 1700.0
     window_growth: float = 0.6
+    refinement_window_growth: float = 2.0
+    starts: int = 2
     threads: int = 0
 
     def __post_init__(self) -> None:
@@ -87,6 +93,8 @@ class EngineSettings:
             "search_window_images must be at least 1": self.search_window_images >= 1,
             "settled_window_images must be at least 1": self.settled_window_images >= 1,
             "window_growth must not be negative": self.window_growth >= 0,
+            "refinement_window_growth must not be negative": self.refinement_window_growth >= 0,
+            "starts must lie between 1 and 8": 1 <= self.starts <= 8,
             "threads must not be negative": self.threads >= 0,
         }
         wrong = [text for text, good in checks.items() if not good]

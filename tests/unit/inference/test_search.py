@@ -52,11 +52,11 @@ def scene(request):
     cells = pose_cells(2, 24, 2.0, 2.0)
     cube = backend.cube(gaussian_volume(blobs), PAD, PAD * RINGS + 2)
     search = GlobalSearch(backend, grid, cells, BOX)
-    search.set_map(cube, PAD, RINGS)
+    target = search.slices_of(cube, PAD, RINGS)
     preparer = Preparer(backend, geometry, grid)
     observed = preparer.prepare(images, coefficients, step, np.zeros(4, np.int32), half_plane_points(RINGS))
     inverse_noise = (1 / observed.power.mean(axis=0, keepdims=True)).repeat(4, axis=0).astype(np.float32)
-    found = search.search(observed.rings, observed.ring_ctf, inverse_noise)
+    found = search.search(target, observed.rings, observed.ring_ctf, inverse_noise)
     return backend, grid, cells, cube, search, observed, inverse_noise, found, images, geometry
 
 

@@ -1,0 +1,67 @@
+"""The stages of a reconstruction, and what moves it from one to the next: measured state, never a count of N.
+
+searching   annealed search on a common map, short memory
+settled     temperature 1, the common map sharpens
+refining    the halves on their own: each posed against its own map, so that their FSC is honest
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+_REST_UPDATES = 3  # updates in a row at which the band did not want to grow by more than a shell
+_LOST_ENTROPY = 2.5  # nats; a coarse posterior this wide has lost what the map looked like
+_LOST_BATCHES = 10
+
+
+@dataclass
+class Stages:
+    """Where the reconstruction stands.
+
+    Attributes
+    ----------
+    name : str
+    reason : str
+        What brought it here, for people.
+    refining_since : int
+        Particles seen at the hand-over; -1 before.
+    split : bool
+        Whether each half is posed against its own map. After the hand-over it takes until those maps are good enough;
+        meanwhile both are posed against the old map's low frequencies.
+    """
+
+    name: str = "searching"
+    reason: str = "start from random poses"
+    refining_since: int = -1
+    split: bool = False
+    at_rest: int = 0
+    lost: int = 0
+
+    def settle(self, entropy: float) -> None:
+        """Take note that the annealing is over."""
+        if self.name == "searching":
+            self.name, self.reason = "settled", f"annealing over, coarse entropy {entropy:.2f} nats"
+
+    def note_band(self, missing_shells: int) -> bool:
+        """Take note of how many shells the FSC would have the band grow; return whether to hand over now."""
+        if self.name != "settled":
+            return False
+        self.at_rest = self.at_rest + 1 if missing_shells <= 1 else 0
+        return self.at_rest >= _REST_UPDATES
+
+    def hand_over(self, particles_seen: int, shells: int) -> None:
+        """Begin refinement."""
+        self.name, self.refining_since, self.split = "refining", particles_seen, False
+        self.reason = f"band at rest at {shells} shells"
+
+    def note_entropy(self, entropy: float) -> bool:
+        """Take note of a batch's coarse entropy; return whether the reconstruction is lost and must search again."""
+        if self.name == "searching":
+            return False
+        self.lost = self.lost + 1 if entropy > _LOST_ENTROPY else 0
+        return self.lost >= _LOST_BATCHES
+
+    def search_again(self, entropy: float) -> None:
+        """Go back to searching."""
+        self.name, self.refining_since, self.split, self.at_rest, self.lost = "searching", -1, False, 0, 0
+        self.reason = f"new images contradict the map: coarse entropy {entropy:.2f} nats"
