@@ -30,6 +30,8 @@ CONTRAST_IMAGES = 500
 CONTRAST_WAIT_SECONDS = 20.0
 SNAPSHOT_FOLDER = "snapshots"
 STAR_NAME = "particles.star"
+# The pose table is exported whenever it has grown by this factor: a session's exports add up to a few times its length.
+_EXPORT_GROWTH = 1.25
 
 _log = structlog.get_logger(__name__)
 
@@ -101,6 +103,7 @@ class Worker:
         self._checkpoint_at = time.monotonic()
         self._snapshot_at = float("-inf")
         self._snapshot_seen = 0
+        self._exported = 0
         self._stage = ""
         self._turn_at = time.monotonic()
 
@@ -258,6 +261,12 @@ class Worker:
             self._tell("snapshot_failed", f"{self._output_dir / SNAPSHOT_FOLDER}: cannot be written: {error}")
             return
         self._metrics.snapshot_written(time.monotonic() - began)
+        if snapshot.status.particles_seen >= _EXPORT_GROWTH * self._exported:
+            try:
+                self._export()
+            except StateError as error:
+                self._metrics.error(error)
+                self._tell("export_failed", str(error))
         _log.info(
             "snapshot",
             particles_seen=snapshot.status.particles_seen,
@@ -273,14 +282,20 @@ class Worker:
             self._finish_checkpoint(None, must=True)
         self._snapshot()
         if self._reconstruction.engine is not None:
-            path = self._output_dir / STAR_NAME
-            try:
-                count = self._reconstruction.export(path)
-            except OSError as error:
-                raise StateError(
-                    f"{path}: the particles cannot be exported ({error.strerror}); free space and run again"
-                ) from error
-            self._tell(reason, f"{count} particles with poses in {path.name}", particles=count)
+            count = self._export()
+            self._tell(reason, f"{count} particles with poses in {STAR_NAME}", particles=count)
+
+    def _export(self) -> int:
+        """Write the poses so far as a STAR file; return how many particles it holds."""
+        path = self._output_dir / STAR_NAME
+        try:
+            count = self._reconstruction.export(path)
+        except OSError as error:
+            raise StateError(
+                f"{path}: the particles cannot be exported ({error.strerror}); free space and run again"
+            ) from error
+        self._exported = count
+        return count
 
     @property
     def _output_dir(self) -> Path:

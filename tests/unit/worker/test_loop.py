@@ -370,3 +370,36 @@ def test_a_second_worker_on_the_same_folder_is_refused(tmp_path):
         pass
     with exclusive(tmp_path / "out"):
         pass
+
+
+def test_the_pose_table_can_be_read_while_the_session_runs(tmp_path, monkeypatch):
+    """Exported at snapshots, but only when it has grown by a quarter: the copies stay in proportion."""
+    config = make_config(tmp_path, snapshot={"every_images": 20, "every_seconds": 1000})
+    session = Session(tmp_path, Ledger(batches(10)), config)
+    exported = []
+    export = Reconstruction.export
+
+    def watched(self, path):
+        exported.append(export(self, path))
+        return exported[-1]
+
+    monkeypatch.setattr(Reconstruction, "export", watched)
+    session.start()
+    # each time the table has grown by a quarter since the last export, and at the end
+    assert exported == [20, 40, 60, 80, 100, 140, 180, 200]
+    assert len(read_star(tmp_path / "particles.star")) == 200
+
+
+def test_a_pose_table_that_cannot_be_exported_is_told_and_the_session_goes_on(tmp_path, monkeypatch):
+    session = Session(tmp_path, Ledger(batches(3)))
+    export, failures = Reconstruction.export, [OSError(28, "No space left on device")]
+
+    def failing(self, path):
+        if failures:
+            raise failures.pop()
+        return export(self, path)
+
+    monkeypatch.setattr(Reconstruction, "export", failing)
+    session.start()
+    assert "export_failed" in [e[0] for e in session.publisher.events]
+    assert len(read_star(tmp_path / "particles.star")) == 60
