@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from prometheus_client import CollectorRegistry
 from streamrecon.cli import exit_codes
 from streamrecon.config import load_config
 from streamrecon.monitor.logs import configure_logging
+from streamrecon.monitor.notify import Notifier
 from streamrecon.monitor.server import MonitorServer
 from streamrecon.monitor.supervisor import Supervisor
 
@@ -26,6 +28,7 @@ def run(
 ) -> None:
     """Watch, reconstruct and publish until told to stop.
 
+    Under systemd (Type=notify) it says when both halves are up, and keeps the watchdog quiet while they answer.
     One signal (Ctrl-C) stops in order, a second one kills; a process that dies is started again.
     Exit codes: see streamrecon.cli.exit_codes.
     """
@@ -44,6 +47,7 @@ def run(
             lambda port: command("worker", port),
             registry=CollectorRegistry(),
             permanent_exit_codes=exit_codes.PERMANENT,
+            notifier=Notifier(os.environ),
         )
         signal.signal(signal.SIGINT, supervisor.request_stop)
         signal.signal(signal.SIGTERM, supervisor.request_stop)

@@ -88,16 +88,26 @@ def registry_text(registry: CollectorRegistry) -> Callable[[], bytes]:
 
 def fetch_metrics(port: int) -> bytes | None:
     """Return the metrics that a process of ours serves on the loopback, None if it does not answer."""
+    status, body = _fetch(port, "/metrics")
+    return body if status == 200 else None
+
+
+def fetch_health(port: int) -> bool | None:
+    """Return whether a process of ours says that it is well, None if it does not answer."""
+    status, _ = _fetch(port, "/healthz")
+    return None if status is None else status == 200
+
+
+def _fetch(port: int, path: str) -> tuple[int | None, bytes]:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_FETCH_SECONDS)
     try:
-        connection.request("GET", "/metrics")
+        connection.request("GET", path)
         response = connection.getresponse()
-        body = response.read()
+        return response.status, response.read()
     except (OSError, http.client.HTTPException):
-        return None
+        return None, b""
     finally:
         connection.close()
-    return body if response.status == 200 else None
 
 
 class _Server(ThreadingHTTPServer):

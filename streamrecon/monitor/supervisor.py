@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -17,9 +19,12 @@ import structlog
 from prometheus_client import CollectorRegistry, generate_latest
 
 from streamrecon.monitor.metrics import SupervisorMetrics
-from streamrecon.monitor.server import Health, fetch_metrics
+from streamrecon.monitor.notify import ChildState, Heart, Notifier, Vitals
+from streamrecon.monitor.server import Health, fetch_health, fetch_metrics
 
 _TICK_SECONDS = 0.1
+# importing and reading a large checkpoint come before a process answers
+_STARTING_SECONDS = 300.0
 _log = structlog.get_logger(__name__)
 
 
@@ -72,6 +77,7 @@ class _Child:
     failures: int = 0
     restart_at: float | None = None
     finished: bool = field(default=False)
+    answered: bool = False  # since its last start
 
     @property
     def running(self) -> bool:
@@ -91,6 +97,8 @@ class Supervisor:
         A process that ends with one of these would end so again: all is stopped and this code is returned.
     restart : RestartPolicy
     stop : StopPolicy
+    notifier : Notifier or None
+        Told when both processes answer, while they do, and when we stop.
     """
 
     def __init__(
@@ -102,6 +110,7 @@ class Supervisor:
         permanent_exit_codes: Collection[int] = (),
         restart: RestartPolicy | None = None,
         stop: StopPolicy | None = None,
+        notifier: Notifier | None = None,
     ) -> None:
         self._ingest = _Child("ingest", ingest)
         self._worker = _Child("worker", worker)
@@ -111,6 +120,8 @@ class Supervisor:
         self._permanent = frozenset(permanent_exit_codes)
         self._restart = restart or RestartPolicy()
         self._stop_policy = stop or StopPolicy()
+        self._notifier = notifier or Notifier({})
+        self._turn_at: float | None = time.monotonic()
         self._signals = 0
         self._woken = threading.Event()
         self._exit_code = 0
@@ -122,10 +133,15 @@ class Supervisor:
 
     def run(self) -> int:
         """Run until both processes are done; return the exit code: 0 if they ended as they should."""
+        with Heart(self._notifier, self.vitals):
+            return self._run()
+
+    def _run(self) -> int:
         for child in self._children:
             self._start(child)
         drained_at: float | None = None
         while not self._signals and self._exit_code == 0:
+            self._turn_at = time.monotonic()
             for child in self._children:
                 self._watch(child)
             if self._worker.finished:
@@ -136,6 +152,8 @@ class Supervisor:
                     _log.warning("worker did not notice the end of the stream, telling it to stop")
                     break
             self._woken.wait(_TICK_SECONDS)
+        self._turn_at = None
+        self._notifier.send("STOPPING=1")
         self._stop_all()
         return self._exit_code
 
@@ -154,8 +172,30 @@ class Supervisor:
         states = {c.name: "finished" if c.finished else "up" if c.running else "down" for c in self._children}
         return "down" not in states.values(), {"processes": states}
 
+    def vitals(self) -> Vitals:
+        """Return how we and the processes are; asks them, which may take seconds. For any thread."""
+        text = fetch_metrics(self._worker.port) if self._worker.running else None
+        return Vitals({c.name: self._state_of(c) for c in self._children}, self._turn_at, _progress(text or b""))
+
+    def _state_of(self, child: _Child) -> ChildState:
+        if child.finished:
+            return "finished"
+        process, started = child.process, child.started
+        if process is None or process.poll() is not None:
+            return "down"
+        well = fetch_health(child.port)
+        if well:
+            child.answered = True
+            return "up"
+        if process.poll() is not None:
+            return "down"
+        if not child.answered and time.monotonic() - started < _STARTING_SECONDS:
+            return "starting"
+        return "hanging"
+
     def _start(self, child: _Child) -> None:
         child.port = _free_port()
+        child.answered = False
         child.restart_at = None
         child.started = time.monotonic()
         # a session of its own: Ctrl-C in a terminal reaches us alone, and we stop them in order
@@ -231,6 +271,17 @@ class Supervisor:
     def _send(self, child: _Child, number: signal.Signals) -> None:
         if child.process is not None and child.process.poll() is None:
             child.process.send_signal(number)
+
+
+def _progress(metrics: bytes) -> str:
+    """Return a few words on the reconstruction from the worker's metrics."""
+    found = dict(re.findall(rb"^streamrecon_worker_(particles_seen|resolution_angstrom) (\S+)$", metrics, re.MULTILINE))
+    words = []
+    if b"particles_seen" in found:
+        words.append(f"{float(found[b'particles_seen']):.0f} particles")
+        resolution = float(found.get(b"resolution_angstrom", b"nan"))
+        words += [f"{resolution:.1f} A"] if math.isfinite(resolution) else []
+    return ", ".join(words)
 
 
 def _free_port() -> int:
