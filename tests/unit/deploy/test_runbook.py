@@ -1,0 +1,37 @@
+"""What operators read names only what there is."""
+
+import re
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from streamrecon.cli import exit_codes
+from streamrecon.ingest.metrics import QUARANTINE_KINDS
+from streamrecon.monitor.metrics import IngestMetricsExporter, SupervisorMetrics, WorkerMetrics
+
+ROOT = Path(__file__).parents[3]
+RUNBOOK = ROOT / "docs" / "runbook.md"
+
+
+@pytest.mark.parametrize("path", [RUNBOOK, ROOT / "SECURITY.md"], ids=lambda p: p.name)
+def test_every_metric_named_is_served(path):
+    registry = CollectorRegistry()
+    for group in (IngestMetricsExporter, WorkerMetrics, SupervisorMetrics):
+        group(registry)
+    families = text_string_to_metric_families(generate_latest(registry).decode())
+    served = {sample.name for family in families for sample in family.samples}
+    named = set(re.findall(r"streamrecon_(?:ingest|worker|supervisor)_[a-z_]+", path.read_text(encoding="utf-8")))
+    assert len(named) >= 2
+    assert named <= served
+
+
+def test_every_exit_code_and_every_kind_of_quarantine_is_explained():
+    text = RUNBOOK.read_text(encoding="utf-8")
+    codes = set(re.findall(r"^(\d+) ", exit_codes.__doc__, re.MULTILINE))
+    table = text[text.index("## Exit codes") :]
+    assert codes <= set(re.findall(r"^\| (\d+) \|", table, re.MULTILINE))
+    stopping = {int(code) for code in re.findall(r"^\| (\d+) \|.*\| stop\b", table, re.MULTILINE)}
+    assert stopping == exit_codes.PERMANENT
+    assert all(f"`{kind}`" in text for kind in QUARANTINE_KINDS)
