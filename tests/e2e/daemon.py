@@ -1,5 +1,6 @@
 """The daemon as a user starts it: a program of its own, in a folder of its own."""
 
+import json
 import os
 import subprocess
 import sys
@@ -37,6 +38,7 @@ def started(*arguments, log):
             stderr=subprocess.STDOUT,
             env=ENVIRONMENT,
         )
+        process.log = log
         try:
             yield process
         finally:
@@ -96,22 +98,29 @@ def wait_for(condition, daemon, seconds=90):
     """Wait for something while a process is alive; return what it was."""
     deadline = time.monotonic() + seconds
     while not (found := condition()):
-        assert daemon.poll() is None, f"it ended with {daemon.returncode}"
-        assert time.monotonic() < deadline, "it never came"
+        said = Path(daemon.log).read_text()[-3000:]
+        assert daemon.poll() is None, f"it ended with {daemon.returncode}: {said}"
+        assert time.monotonic() < deadline, said
         time.sleep(0.05)
     return found
 
 
 def assert_each_once(session, manifest):
-    """Hold the exported particles against the manifest that was fed: every particle, once."""
-    fed = Counter((Path(name).name, i) for name, i in particle_names(read_star(manifest)))
-    exported = Counter((Path(name).name, i) for name, i in particle_names(session.poses()))
+    """Hold what came out against the manifest that was fed: every particle once, in the map and in the export.
+
+    The export alone would not tell: it lists a particle once however often it was folded.
+    """
+    fed = Counter(particle_names(read_star(manifest)))
+    exported = Counter(particle_names(session.poses()))
     assert exported == fed
     assert max(exported.values()) == 1
+    status = json.loads((session.output / "snapshots" / "status.json").read_text())
+    assert status["particles_seen"] == len(fed)
 
 
 def particle_names(table):
-    """Return (stack, section) of every particle."""
+    """Return (file name of the stack, section) of every particle."""
     return [
-        (table.stack_names[s], i) for s, i in zip(table.stack_number.tolist(), table.stack_index.tolist(), strict=True)
+        (Path(table.stack_names[s]).name, i)
+        for s, i in zip(table.stack_number.tolist(), table.stack_index.tolist(), strict=True)
     ]

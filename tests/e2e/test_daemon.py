@@ -14,6 +14,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from streamrecon.state.checkpoint import CheckpointStore
+from streamrecon.worker.record import WorkerRecord
 from tests.e2e.daemon import Session, assert_each_once, started, streamrecon, wait_for
 
 pytestmark = pytest.mark.slow
@@ -55,21 +56,23 @@ def child(daemon, verb):
 def test_a_signal_stops_it_and_a_second_run_goes_on(tmp_path, number):
     session = Session(tmp_path)
     microscope = ("simulate", session.incoming, "--truth", tmp_path / "truth", *SMALL)
-    with started(*microscope, "--particles", 1200, "--rate", 250, log=tmp_path / "microscope.log") as source:
+    with started(*microscope, "--particles", 800, "--rate", 250, log=tmp_path / "microscope.log") as source:
         with session.run() as daemon:
-            wait_for(seen(session, 300), daemon)
+            wait_for(seen(session, 200), daemon)
             daemon.send_signal(number)
             assert daemon.wait(timeout=60) == 0
         stopped_at = len(session.poses())
         loaded = CheckpointStore(session.output / "checkpoints", 3).load_latest()
         assert loaded is not None
-        assert loaded.state.scalars["particles_seen"] == stopped_at >= 300
+        record = WorkerRecord.from_checkpoint(loaded.extra)
+        assert record.pose_spool_bytes == (session.output / "poses.rows").stat().st_size
+        assert (session.output / "poses.rows").read_bytes().count(b"\n") == stopped_at >= 200
         assert source.wait(timeout=60) == 0
-    assert stopped_at < 1200
+    assert stopped_at < 800
     log = session.finish()
     assert "resumed" in log
     assert_each_once(session, joined_manifest(session))
-    assert len(session.poses()) == 1200
+    assert len(session.poses()) == 800
 
 
 @pytest.mark.parametrize("victim", ["worker", "ingest"])
@@ -77,8 +80,8 @@ def test_kill_9_in_the_middle_costs_nothing(tmp_path, victim):
     session = Session(tmp_path, more=CHECKPOINT_OFTEN)
     microscope = ("simulate", session.incoming, "--truth", tmp_path / "truth", *SMALL)
     with (
-        started(*microscope, "--particles", 1200, "--rate", 250, log=tmp_path / "microscope.log"),
-        session.run("--until-idle", "3") as daemon,
+        started(*microscope, "--particles", 800, "--rate", 250, log=tmp_path / "microscope.log"),
+        session.run("--until-idle", "5") as daemon,
     ):
         wait_for(seen(session, 200), daemon)
         first = wait_for(lambda: child(daemon, victim), daemon)
@@ -87,7 +90,7 @@ def test_kill_9_in_the_middle_costs_nothing(tmp_path, victim):
         assert again.pid != first.pid
         assert daemon.wait(timeout=90) == 0
     assert_each_once(session, joined_manifest(session))
-    assert len(session.poses()) == 1200
+    assert len(session.poses()) == 800
 
 
 # The worker on a host that has none of the files: opening one fails, and it may say that it is another host.

@@ -58,13 +58,6 @@ def test_rotation_shift_and_hand_are_found(specimen, mirrored):
     assert sum(reports) == search_size()
 
 
-def test_an_aligned_map_stays_where_it_is(specimen):
-    found = align_volumes(specimen, specimen, VOXEL)
-    assert not found.mirrored
-    assert angular_distance_degrees(found.rotation, np.eye(3)) < 0.5
-    assert np.abs(found.shift_angstrom).max() < 0.2 * VOXEL
-
-
 def test_noise_aligns_with_nothing(specimen, rng):
     noise = rng.standard_normal((BOX,) * 3).astype(np.float32)
     found = align_volumes(specimen, noise, VOXEL)
@@ -134,6 +127,7 @@ def test_the_contact_sheet_shows_its_maps(specimen, tmp_path):
     assert sheets["map"].shape == sheets["blank"].shape
     height = len(sheets["map"])
     rows = slice(int(0.32 * height), int(0.5 * height))  # the second of two rows of maps
-    assert sheets["map"][rows].std() > 0.1
-    assert np.abs(sheets["map"][rows] - sheets["blank"][rows]).mean() > 0.02
+    # titles are in both; what else changes from pixel to pixel is the map
+    detail = {name: np.abs(np.diff(sheet[rows], axis=1)).mean() for name, sheet in sheets.items()}
+    assert detail["map"] > 2 * detail["blank"]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["blank.png", "map.png"]
