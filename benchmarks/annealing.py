@@ -2,7 +2,7 @@
 
 The target of the annealing falls with images seen, each image counting clip(T / 4, 0.1, 1) of itself, where T is the
 temperature that would bring the coarse posterior to the present target. The same runs are made here with that clock
-and with one that counts every image in full, at signal-to-noise ratios 0.1 and 0.03 (F1-ATPase):
+and with one that counts every image in full, at signal-to-noise ratios 0.1 and 0.03 (F1-ATPase, one random start):
 
   first T    median balancing temperature over the first 1,000 images
   settled at particles seen when the search had settled
@@ -35,7 +35,7 @@ _balance = annealing.balancing_temperature
 def run_once(snr: float, particles: int, seed: int, *, slow_clock: bool) -> dict[str, Any]:
     """Reconstruct one simulated set; return its row of the table."""
     specimen = f1_atpase()
-    engine = Engine(EngineSettings(), len(specimen.volume), specimen.pixel_size_angstrom, CpuBackend(), seed)
+    engine = Engine(EngineSettings(starts=1), len(specimen.volume), specimen.pixel_size_angstrom, CpuBackend(), seed)
     found, true, temperatures = [], [], []
     settled_at: int | None = None
 

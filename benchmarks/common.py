@@ -10,6 +10,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -73,8 +74,9 @@ def parser(doc: str | None) -> argparse.ArgumentParser:
     return result
 
 
+@cache
 def machine() -> dict[str, Any]:
-    """Return what the figures depend on: processor, cores this process may use, versions."""
+    """Return what the figures depend on: processor, cores, versions; as they were when first asked for."""
     model = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():

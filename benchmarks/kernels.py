@@ -29,7 +29,7 @@ from streamrecon.compute.backend import Array
 from streamrecon.compute.cpu import CpuBackend
 
 _CASES = {64: (26, 200), 128: (56, 60), 256: (112, 20)}  # box: band, images
-_REPEATS = 5
+_REPEATS = 8
 # totals of source and destination for one thread: first-level cache to memory
 _COPY_BYTES = (2**15, 2**18, 2**21, 2**24, 2**28)
 _SEARCH = ("shift_rings", "angular DFT", "correlate", "best_cell")
@@ -49,7 +49,7 @@ def _best_seconds(backend: CpuBackend, function: Callable[[], object], repeats: 
 def peak_gflops(backend: CpuBackend, n: int = 1024) -> float:
     """Return what all threads together reach in float32 GEMMs of their own."""
     a, b = np.random.default_rng(0).standard_normal((2, n, n)).astype(np.float32)
-    return backend.threads * 2 * n**3 / _best_seconds(backend, lambda: a @ b, 8) / 1e9
+    return backend.threads * 2 * n**3 / _best_seconds(backend, lambda: a @ b, 60) / 1e9
 
 
 def copy_gbytes(backend: CpuBackend, size: int) -> float:

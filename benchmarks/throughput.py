@@ -163,6 +163,7 @@ def main() -> None:
             *(
                 {"figure": f"peak memory, {verb}", "value": size / 2**20, "unit": "MiB"}
                 for verb, size in sorted(result["peak_resident_bytes"].items())
+                if size >= 2**20
             ),
         ]
     )
