@@ -2,7 +2,7 @@
 
 relion_project makes beta-galactosidase particles (D2, 64 pixels of 3.54 angstrom, with CTF and white noise); we
 reconstruct them in one pass without any reference, in C1. relion_reconstruct says what our poses are worth beside
-the true ones, which are the ceiling. RELION seeds its noise by the clock: no two runs are the same set.
+the true ones, which are the ceiling. RELION's noise is the same at every run: one seed is one set.
 """
 
 from __future__ import annotations
