@@ -150,7 +150,8 @@ def summary(case: Case, runs: list[Run]) -> dict[str, Any]:
 
 def main() -> None:
     options = parser(__doc__)
-    options.add_argument("--seeds", type=int, default=10, metavar="N", help="seeds 1 to N of each case (default: 10)")
+    options.add_argument("--seeds", type=int, default=10, metavar="N", help="so many seeds of each case (default: 10)")
+    options.add_argument("--first", type=int, default=1, metavar="SEED", help="the first of them (default: 1)")
     options.add_argument("--only", choices=[c.name for c in CASES], help="only this case")
     chosen = options.parse_args()
     print_machine()
@@ -162,7 +163,7 @@ def main() -> None:
         specimen = case.specimen()
         print(f"{case.name}: {specimen.name}, SNR {case.snr:g}, {case.particles} particles", flush=True)
         runs = []
-        for seed in range(1, chosen.seeds + 1):
+        for seed in range(chosen.first, chosen.first + chosen.seeds):
             runs.append(run_once(specimen, case.snr, case.particles, seed))
             print(runs[-1].line(), flush=True)
         table.append(summary(case, runs))

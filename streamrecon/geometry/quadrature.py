@@ -63,7 +63,7 @@ def _direction_rotation(theta: NDArray[np.float64], phi: NDArray[np.float64]) ->
 
 def shift_grid(shift_range: float, step: float) -> NDArray[np.float32]:
     """Return the points of a square grid within ``shift_range`` of zero, (n, 2) float32, pixels."""
-    reach = int(np.floor(shift_range / step))
+    reach = int(np.floor(shift_range / step + 1e-6))
     axis = np.arange(-reach, reach + 1) * step
     y, x = np.meshgrid(axis, axis, indexing="ij")
     inside = x**2 + y**2 <= shift_range**2 * (1 + 1e-6)

@@ -1,8 +1,8 @@
 """The engine: several random starts at first, the best of them from then on.
 
 Now and then a random start of a pseudo-symmetric particle ends in a mixture of its near-equal views, sure of itself
-and wrong. Its images still fit it worse: so a few starts run on the same images, and the one whose images have the
-highest evidence (each scored before it is folded, hence held out) goes on alone.
+and wrong. Its images still fit it worse: so a few starts run on the same images, and if another's images have clearly
+higher evidence than the first's (each scored before it is folded, hence held out), that one goes on in its place.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from streamrecon.reconstruct.settings import EngineSettings
 from streamrecon.reconstruct.trajectory import Trajectory
 
 _EVIDENCE_WINDOW = 500.0  # images
-_CHOICE_IMAGES = 1000  # between the leader's settling and the choice: time for the others to settle too
+_CHOICE_IMAGES = 1000  # between the last settling and the choice
+_CLEARLY_BETTER = 1.1  # in mean log-evidence; starts that found the same differ by a few percent
 
 
 class Engine:
@@ -60,6 +61,7 @@ class Engine:
         self._starts = {number: self._start(number) for number in range(settings.starts)}
         self._evidence = dict.fromkeys(self._starts, 0.0)
         self._weight = 0.0
+        self._leader = 0
 
     def _start(self, number: int) -> Trajectory:
         return Trajectory(self.settings, self.geometry, self._k_limit, self._backend, (self._seed, number))
@@ -72,7 +74,7 @@ class Engine:
     def fold(self, batch: ParticleBatch) -> BatchResult:
         """Fold a batch into the running reconstruction; each particle counts once.
 
-        Until the choice the poses are those of the start that leads; each start has a frame of its own.
+        Poses are those of the leading start: the first, unless another replaces it. Each start has a frame of its own.
 
         Raises
         ------
@@ -114,18 +116,21 @@ class Engine:
         for number, value in evidence.items():
             self._evidence[number] += (value - self._evidence[number]) * n / self._weight
 
-    @property
-    def _leader(self) -> int:
-        return max(self._starts, key=lambda number: self._evidence[number])
-
     def _choose(self) -> None:
-        """Let the leader go on alone once it has been settled for a while."""
-        leader = self._leader
-        start = self._starts[leader]
-        settled_for = start.status.particles_seen - start.settled_at
-        if self.starts > 1 and start.stage != "searching" and settled_for >= _CHOICE_IMAGES:
-            self._starts = {leader: start}
-            self._evidence = {leader: self._evidence[leader]}
+        """Let one start go on alone, once the first has had time to settle: the first, unless it has clearly failed.
+
+        A start that is as good keeps the lead: its frame is that of the poses handed out so far.
+        """
+        if self.starts == 1:
+            return
+        settled = [start for start in self._starts.values() if start.stage != "searching"]
+        if not settled or min(s.status.particles_seen - s.settled_at for s in settled) < _CHOICE_IMAGES:
+            return
+        best = max(self._starts, key=lambda number: self._evidence[number])
+        if self._evidence[best] > _CLEARLY_BETTER * self._evidence[self._leader]:
+            self._leader = best
+        self._starts = {self._leader: self._starts[self._leader]}
+        self._evidence = {self._leader: self._evidence[self._leader]}
 
     def snapshot(self) -> Snapshot:
         """Return the current maps at the images' own sampling.
@@ -185,7 +190,7 @@ class Engine:
         numbers: list[int] = json.loads(str(s["starts"]))
         self._starts = {number: self._start(number) for number in numbers}
         self._evidence = dict(zip(numbers, json.loads(str(s["evidence"])), strict=True))
-        self._weight = float(s["evidence_weight"])
+        self._weight, self._leader = float(s["evidence_weight"]), numbers[0]
         for number, start in self._starts.items():
             prefix = f"start{number}_"
             start.restore(

@@ -21,7 +21,7 @@ from streamrecon.reconstruct.settings import EngineSettings
 
 _Result = TypeVar("_Result")
 _PROBE_SHARE = 0.2
-_SHIFT_STEP = 0.44  # of a resolution element at the search's last ring
+_SHIFT_STEP = 0.44  # at most, of a resolution element at the search's last ring
 _ROTATION_TARGET = 0.25  # of a resolution element at the particle's rim
 
 
@@ -47,11 +47,10 @@ class PoseEstimator:
         box = geometry.box_size
         rings = min(settings.search_shells, box // 2 - 4)
         grid = polar_grid(rings, geometry.particle_radius / box, settings.in_plane_angles)
+        # whole steps, so that the grid's last points lie at the range that was asked for
+        steps = max(1, int(np.ceil(geometry.shift_range / (_SHIFT_STEP * box / rings))))
         self.cells = pose_cells(
-            settings.direction_order,
-            settings.in_plane_angles,
-            geometry.shift_range,
-            _SHIFT_STEP * box / rings,
+            settings.direction_order, settings.in_plane_angles, geometry.shift_range, geometry.shift_range / steps
         )
         self._search = GlobalSearch(backend, grid, self.cells, box)
         self.preparer = Preparer(backend, geometry, grid)

@@ -11,6 +11,8 @@ from streamrecon.compute.cpu import CpuBackend
 from streamrecon.errors import CheckpointIncompatible, NumericalError
 from streamrecon.particles import ParticleBatch
 from streamrecon.reconstruct.engine import Engine
+from streamrecon.reconstruct.extent import geometry_for
+from streamrecon.reconstruct.posing import PoseEstimator
 from streamrecon.reconstruct.settings import EngineSettings
 from tests.simulated import batches, f1_atpase
 
@@ -61,7 +63,7 @@ def test_ab_initio_from_a_random_start_reaches_the_truth(truth):
 
 def test_refinement_goes_on_to_what_the_images_hold(truth):
     """After the hand-over the halves part; their own FSC then tells the resolution, and the map reaches Nyquist."""
-    engine = fresh(starts=1)
+    engine = fresh()
     kinds = []
     for batch, _ in batches(truth, 3.2, 11_000, 0.1, seed=2):
         engine.fold(batch)
@@ -76,7 +78,7 @@ def test_refinement_goes_on_to_what_the_images_hold(truth):
     # gold standard: at 0.143 the halves promise what 0.5 against the truth finds, within a tenth
     assert abs(snapshot.resolution_angstrom / against_truth - 1) < 0.1
     # a checkpoint of this stage goes on bit for bit too
-    resumed = fresh(starts=1)
+    resumed = fresh()
     resumed.restore(engine.state())
     more = [b for b, _ in batches(truth, 3.2, 400, 0.1, seed=77)]
     for batch in more:
@@ -176,3 +178,12 @@ def test_odd_boxes_are_refused():
 def test_no_snapshot_before_the_first_batch():
     with pytest.raises(NumericalError, match="no map yet"):
         fresh().snapshot()
+
+
+def test_the_search_covers_the_shifts_that_the_settings_promise():
+    """At the default of 1/16 of the box, and at any range that is asked for."""
+    for settings, expected in ((EngineSettings(), 4.0), (EngineSettings(shift_range_angstrom=16.0), 5.0)):
+        geometry = geometry_for(settings, 64, 3.2)
+        cells = PoseEstimator(settings, geometry, CpuBackend(1)).cells
+        assert np.isclose(np.linalg.norm(cells.shifts, axis=1).max(), expected, rtol=1e-5)
+        assert cells.shift_step <= 0.44 * 64 / settings.search_shells + 1e-6

@@ -46,3 +46,10 @@ def test_cell_width_follows_the_volume():
     assert cells.n_cells == 192 * 48 * 13
     # 8 pi^2 over 192 x 48 cells
     assert np.isclose((2 * cells.rotation_half_width) ** 3 * 192 * 48, 8 * np.pi**2)
+
+
+def test_the_shift_grid_reaches_its_range_however_the_step_divides_it():
+    for steps in range(1, 9):
+        grid = shift_grid(3.7, 3.7 / steps)
+        assert np.isclose(grid[:, 0].max(), 3.7, rtol=1e-5)
+        assert np.isclose(grid[:, 1].min(), -3.7, rtol=1e-5)
