@@ -22,7 +22,7 @@ import zmq
 
 from streamrecon.errors import AuthenticationError, SequenceGap, TransportError
 from streamrecon.transport import schema
-from streamrecon.transport.gate import HandshakeWatch, refusal_text
+from streamrecon.transport.handshake import ClientWatch
 from streamrecon.transport.keys import ClientKeys
 from streamrecon.transport.schema import (
     EventMessage,
@@ -114,7 +114,7 @@ class VolumeSubscriber:
         self._timeout_seconds = timeout_seconds
         self._on_gap = on_gap
         self._curve = curve
-        self._handshakes: dict[zmq.Socket[bytes], HandshakeWatch] = {}
+        self._handshakes: dict[zmq.Socket[bytes], ClientWatch] = {}
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._sockets: dict[zmq.Socket[bytes], str] = {}
         self._heard: dict[zmq.Socket[bytes], float] = {}
@@ -185,9 +185,9 @@ class VolumeSubscriber:
             sock.setsockopt(zmq.RCVHWM, _VOLUME_HIGH_WATER_MARK)
         for topic in {*self._topics, schema.HEARTBEAT, schema.SESSION}:
             sock.subscribe(topic)
-        self._handshakes[sock] = HandshakeWatch(sock)
-        self._dial(sock, endpoint)
         self._sockets[sock] = f"{name} {endpoint}"
+        self._handshakes[sock] = ClientWatch(sock, self._sockets[sock], curve=self._curve is not None)
+        self._dial(sock, endpoint)
         self._heard[sock] = time.monotonic()
 
     def _dial(self, sock: zmq.Socket[bytes], endpoint: str) -> None:
@@ -225,8 +225,7 @@ class VolumeSubscriber:
         for sock in open_sockets:
             poller.register(sock, zmq.POLLIN)
         for sock in open_sockets:
-            failures = self._handshakes[sock].failures()
-            if text := refusal_text(self._sockets[sock], failures, curve=self._curve is not None):
+            if text := self._handshakes[sock].refusal():
                 raise AuthenticationError(text)
         first_deadline = min(self._heard[s] for s in open_sockets) + self._timeout_seconds
         wait = max(0.0, first_deadline - time.monotonic())

@@ -76,7 +76,7 @@ class IngestMetrics(Protocol):
         """Count one message that could not be used; one of `DROP_REASONS`."""
 
     def peer_refused(self, reason: str) -> None:
-        """Count one connection that was refused; one of `streamrecon.transport.gate.REFUSAL_REASONS`."""
+        """Count one connection that was refused; one of `streamrecon.transport.handshake.REFUSAL_REASONS`."""
 
 
 class NoIngestMetrics:

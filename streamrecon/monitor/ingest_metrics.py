@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry, Histogram
 
 from streamrecon.ingest.metrics import DROP_REASONS, FILE_STATES, QUARANTINE_KINDS
 from streamrecon.monitor.naming import OTHER, info_of, makers, one_of, resident_memory
-from streamrecon.transport.gate import REFUSAL_REASONS
+from streamrecon.transport.handshake import REFUSAL_REASONS
 
 
 class IngestMetricsExporter:

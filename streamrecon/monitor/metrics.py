@@ -15,7 +15,7 @@ from streamrecon import errors
 from streamrecon.monitor.ingest_metrics import IngestMetricsExporter
 from streamrecon.monitor.naming import OTHER, info_of, makers, one_of, resident_memory
 from streamrecon.reconstruct.results import BatchResult, EngineStatus
-from streamrecon.transport.gate import REFUSAL_REASONS
+from streamrecon.transport.handshake import REFUSAL_REASONS
 
 __all__ = ["ERROR_KINDS", "IngestMetricsExporter", "SupervisorMetrics", "WorkerMetrics"]
 

@@ -30,7 +30,7 @@ from streamrecon.transport.feed_schema import (
     decode_ingest_message,
     encode,
 )
-from streamrecon.transport.gate import HandshakeWatch, refusal_text
+from streamrecon.transport.handshake import ClientWatch
 from streamrecon.transport.keys import ClientKeys
 
 _log = structlog.get_logger(__name__)
@@ -75,7 +75,6 @@ class FeedLink:
         self._refused = False
         self._hello_at = -_HELLO_SECONDS
         self._sent_at = 0.0
-        self._endpoint, self._curve = endpoint, curve
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._socket = self._context.socket(zmq.DEALER)
         self._socket.set(zmq.RCVHWM, 0)
@@ -86,7 +85,7 @@ class FeedLink:
         self._socket.set(zmq.RECONNECT_IVL_MAX, 2000)
         if curve is not None:
             curve.use(self._socket)
-        self._handshakes = HandshakeWatch(self._socket)
+        self._handshakes = ClientWatch(self._socket, endpoint, curve=curve is not None)
         self._socket.connect(endpoint)
         self._thread = threading.Thread(target=self._run, name="feed-link", daemon=True)
         self._thread.start()
@@ -142,7 +141,7 @@ class FeedLink:
 
     def _note_refusal(self) -> None:
         """Tell the client of a handshake that failed: it would fail again."""
-        text = refusal_text(self._endpoint, self._handshakes.failures(), curve=self._curve is not None)
+        text = self._handshakes.refusal()
         if text is not None and not self._refused:
             self._refused = True
             self.inbox.put((ErrorReply("authentication", text), None))

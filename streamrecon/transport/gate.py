@@ -11,64 +11,15 @@ from typing import Any
 import structlog
 import zmq
 from zmq.auth.thread import ThreadAuthenticator
-from zmq.utils.monitor import recv_monitor_message
 
+from streamrecon.transport.handshake import HandshakeWatch
 from streamrecon.transport.keys import Role, ServerKeys
 
-# "disconnected": it hung up in the middle, as a port scan does, and a client without keys that sees first that we
-# want some
-REFUSAL_REASONS = ("unknown_key", "plaintext", "handshake", "disconnected")
-_EVENTS = zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
 # from zmq.h, where it is fixed, but not in pyzmq: without an answer from ZAP nobody comes in
 _ZAP_ENFORCE_DOMAIN = 93
 _MOST_KEYS_LOGGED = 1000
 
 _log = structlog.get_logger(__name__)
-
-
-class HandshakeWatch:
-    """Tells of handshakes that failed on one socket, at either end; used in the thread of the socket."""
-
-    def __init__(self, sock: zmq.Socket[bytes]) -> None:
-        self._socket = sock
-        self._monitor = sock.get_monitor_socket(_EVENTS)
-
-    def failures(self) -> list[str]:
-        """Return why the handshakes since the last call failed: values of `REFUSAL_REASONS`."""
-        reasons = []
-        while self._monitor.poll(0):
-            message = recv_monitor_message(self._monitor)
-            if message["event"] == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
-                reasons.append("unknown_key")
-            elif message["event"] == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:
-                reasons.append("disconnected")
-            elif message["event"] == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
-                mismatch = message["value"] == zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH
-                reasons.append("plaintext" if mismatch else "handshake")
-        return reasons
-
-    def close(self) -> None:
-        """Stop watching; before the socket is closed."""
-        self._socket.disable_monitor()
-        self._monitor.close(linger=0)
-
-
-def refusal_text(endpoint: str, reasons: list[str], *, curve: bool) -> str | None:
-    """Return what to tell the user of a client whose handshakes failed, None if it need not know.
-
-    Without keys an end that speaks no ZeroMQ at all, perhaps for now, looks like any other failed handshake.
-    """
-    # a daemon that ends while we connect hangs up, too: that alone says nothing
-    reason = next((r for r in reasons if r != "disconnected"), None)
-    if reason == "unknown_key":
-        why = "our key is not authorized there; put its .key file into security.curve_dir/authorized"
-    elif reason == "plaintext":
-        why = "only one of the two ends uses CURVE; give the client its keys, or the daemon none"
-    elif reason is not None and curve:
-        why = "the daemon has another key than the server.key we hold; get the present one"
-    else:
-        return None
-    return f"{endpoint}: expected to be let in, found the connection refused: {why} (see `streamrecon keygen`)"
 
 
 class Gate:
