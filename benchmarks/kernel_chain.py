@@ -122,7 +122,7 @@ class KernelChain:
         for seconds, _, _ in results:
             for name, value in seconds.items():
                 total[name] += value / self.backend.threads
-        samples = PoseSamples.concatenate([s for _, s, _ in results])
+        samples = PoseSamples.concatenate(self.backend, [s for _, s, _ in results])
         weighed = np.concatenate([w for _, _, w in results], axis=1)
         clock = _Clock()
         self.inserted = float((samples.weight >= self.settings.minimum_weight).sum()) / self.n
@@ -187,7 +187,7 @@ class KernelChain:
         first = self._draw(clock, planes, power_term, best, masses, a, b)
         weighed = clock.time("the rest", self._weigh, real, imaginary, ctf, inverse_noise)
         samples = self._refine(clock, weighed, first, a, b)
-        pose = samples.best_pose()
+        pose = samples.best_pose(self.backend)
         clock.time(
             "the rest", backend.residual, self.cube, PAD, points, box, points.k_max + 1, (real, imaginary, ctf), *pose
         )

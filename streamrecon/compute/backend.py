@@ -1,14 +1,18 @@
 """What the engine asks of a device. The engine's code is the same on every backend.
 
-Arrays are the backend's own; the engine passes them on and takes them apart only by slicing along
-the first axis. Random numbers are drawn on the host, so that runs agree across backends.
+Arrays are the backend's own. The engine passes them on, slices them, does arithmetic between them and with scalars,
+and uses the methods that NumPy's and CuPy's arrays share; NumPy functions it calls only on what `to_host` gave. Arrays
+come to the device by `to_device` and leave it by `to_host`, nowhere else; tables of a session's geometry
+(`HalfPlanePoints`, `PolarGrid`, `PoseCells`) are host arrays that a backend keeps copies of. Random numbers are drawn
+on the host, so that runs agree across backends.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol, TypeVar
 
+import numpy as np
 from numpy.typing import NDArray
 
 from streamrecon.fourier.points import HalfPlanePoints
@@ -31,6 +35,16 @@ class Backend(Protocol):
 
     def run_each(self, functions: Iterable[Callable[[], _Result]]) -> list[_Result]:
         """Call independent functions, in parallel where the device can."""
+
+    def reserve(self, bytes_per_image: int) -> None:
+        """Take note of the memory one image of a piece takes: what pieces `run` makes may follow from it."""
+
+    # arrays
+    def concatenate(self, arrays: Sequence[Array], axis: int = 0) -> Array:
+        """Join arrays along an axis."""
+
+    def pick(self, array: Array, index: Array) -> Array:
+        """Return ``array[i, index[i]]`` for every row i."""
 
     # images
     def image_transforms(self, images: Array, mask: Array) -> Array:
@@ -113,8 +127,8 @@ class Backend(Protocol):
     def insert(
         self, accumulator: Array, pad: int, points: HalfPlanePoints, box_size: int, weighed: Array,
         rotation: Array, shift: Array, weight: Array, minimum_weight: float, gain: float,
-    ) -> int:  # fmt: skip
-        """Add weighted images into an accumulator (z, y, x, 4); return the number of slices."""
+    ) -> int | None:  # fmt: skip
+        """Add weighted images into an accumulator (z, y, x, 4); return the number of slices, or None if unknown."""
 
     # volumes
     def zeros(self, shape: tuple[int, ...]) -> Array:
@@ -131,6 +145,9 @@ class Backend(Protocol):
     def cube(self, volume: Array, pad: int, radius: int) -> Array:
         """Return the half-space Fourier cube (z, y, x, 2) of a real-space map, ready for extraction."""
 
+    def shell_correlation(self, volume_1: Array, volume_2: Array, n_shells: int) -> NDArray[np.float32]:
+        """Return the Fourier shell correlation of two real-space maps, (n_shells,) on the host."""
+
     def rfftn(self, volume: Array) -> Array:
         """Return the forward transform of a real-space map."""
 
@@ -138,7 +155,7 @@ class Backend(Protocol):
         """Return the real-space map of a transform."""
 
     def to_host(self, array: Array) -> Array:
-        """Return the array as NumPy."""
+        """Return the array as NumPy; a NumPy array as it is."""
 
     def to_device(self, array: Array) -> Array:
-        """Return a NumPy array as the backend's."""
+        """Return a NumPy array as the backend's; an array of the backend as it is."""

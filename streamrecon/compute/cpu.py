@@ -6,14 +6,15 @@ Every thread runs single-threaded BLAS on its own piece: at these sizes that bea
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import pairwise
 from typing import TypeVar
 
 import numpy as np
 import scipy.fft
+from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from streamrecon.compute.backend import Array
@@ -21,6 +22,7 @@ from streamrecon.compute.cpu_kernels import cells as cell_kernels
 from streamrecon.compute.cpu_kernels import grids, images, sampling, slices
 from streamrecon.fourier.points import HalfPlanePoints
 from streamrecon.fourier.polar import PolarGrid
+from streamrecon.fourier.shells import fourier_shell_correlation, shell_index_rfft
 from streamrecon.geometry.quadrature import PoseCells
 
 _Result = TypeVar("_Result")
@@ -67,6 +69,17 @@ class CpuBackend:
         """Call independent functions on the pool."""
         jobs = [self._pool.submit(function) for function in functions]
         return [job.result() for job in jobs]
+
+    def reserve(self, bytes_per_image: int) -> None:
+        """Pieces stay as they are: small enough for the caches."""
+
+    def concatenate(self, arrays: Sequence[Array], axis: int = 0) -> Array:
+        """Join arrays along an axis."""
+        return np.concatenate(arrays, axis=axis)
+
+    def pick(self, array: Array, index: Array) -> Array:
+        """Return ``array[i, index[i]]`` for every row i."""
+        return np.asarray(array[np.arange(len(index)), index])
 
     def image_transforms(self, images: Array, mask: Array) -> Array:
         """Return rfft2 of masked images."""
@@ -301,6 +314,11 @@ class CpuBackend:
         cube = np.empty((2 * radius + 1, 2 * radius + 1, radius + 1, 2), _F32)
         grids.rfft_to_cube(transform, cube)
         return cube
+
+    def shell_correlation(self, volume_1: Array, volume_2: Array, n_shells: int) -> NDArray[np.float32]:
+        """Return the Fourier shell correlation of two real-space maps."""
+        transforms = self.run_each([partial(self.rfftn, volume) for volume in (volume_1, volume_2)])
+        return fourier_shell_correlation(transforms[0], transforms[1], shell_index_rfft(len(volume_1)), n_shells)
 
     def rfftn(self, volume: Array) -> Array:
         """Return the forward transform of a real-space map."""

@@ -56,16 +56,15 @@ class PoseSamples:
     best: Array
     evaluations: int
 
-    def best_pose(self) -> tuple[Array, Array]:
+    def best_pose(self, backend: Backend) -> tuple[Array, Array]:
         """Return rotation (n, 3, 3) and shift (n, 2) of each image's likeliest sample."""
-        rows = np.arange(len(self.best))
-        return self.rotation[rows, self.best], self.shift[rows, self.best]
+        return backend.pick(self.rotation, self.best), backend.pick(self.shift, self.best)
 
     @classmethod
-    def concatenate(cls, pieces: Sequence[PoseSamples]) -> PoseSamples:
+    def concatenate(cls, backend: Backend, pieces: Sequence[PoseSamples]) -> PoseSamples:
         """Join the samples of consecutive images."""
         names = ("rotation", "shift", "weight", "log_evidence", "effective_sample_size", "best")
-        joined = {name: np.concatenate([getattr(piece, name) for piece in pieces]) for name in names}
+        joined = {name: backend.concatenate([getattr(piece, name) for piece in pieces]) for name in names}
         return cls(**joined, evaluations=sum(piece.evaluations for piece in pieces))
 
 

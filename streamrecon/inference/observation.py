@@ -59,9 +59,9 @@ class Observations:
     real, imaginary, ctf : (n, n_points) float32
     rings : (n, re|im, n_rings * n_half) float32
     ring_ctf : (n, n_rings * n_half) float32
-    power : (n, n_shells) float32
+    power : (n, n_shells) float32, on the host
         Mean |F|^2 of the masked image by shell.
-    group : (n,) int32
+    group : (n,) int32, on the host
         Optics group.
     mask_fill : float
         Mean square of the mask: the share of the noise's power that it lets through.
@@ -104,16 +104,18 @@ class Preparer:
 
         Parameters
         ----------
-        images : ndarray, (n, box, box) float32
+        images : ndarray, (n, box, box) float32, on the host
+            Each piece of the batch is sent to the device as its turn comes, while the one before is worked on.
         ctf_coefficients : ndarray, (n, 5) float32
         frequency_step : ndarray, (n,) float32, 1/angstrom a Fourier pixel
         group : ndarray, (n,) int32
         """
         backend, grid = self._backend, self._grid
         n_shells = self._geometry.box_size // 2 + 1
+        ctf_coefficients, frequency_step = backend.to_device(ctf_coefficients), backend.to_device(frequency_step)
 
         def piece(a: int, b: int) -> tuple[Array, ...]:
-            transforms = backend.image_transforms(images[a:b], self._mask)
+            transforms = backend.image_transforms(backend.to_device(images[a:b]), self._mask)
             real, imaginary = backend.half_plane(transforms, points)
             coefficients, step = ctf_coefficients[a:b], frequency_step[a:b]
             return (
@@ -126,5 +128,7 @@ class Preparer:
             )
 
         pieces = backend.run(piece, len(images))
-        real, imaginary, ctf, rings, ring_ctf, power = (np.concatenate(column) for column in zip(*pieces, strict=True))
-        return Observations(real, imaginary, ctf, rings, ring_ctf, power, group, self._mask_fill)
+        real, imaginary, ctf, rings, ring_ctf, power = (
+            backend.concatenate(column) for column in zip(*pieces, strict=True)
+        )
+        return Observations(real, imaginary, ctf, rings, ring_ctf, backend.to_host(power), group, self._mask_fill)

@@ -47,6 +47,14 @@ class GlobalSearch:
         self._box_size = box_size
         self._directions = backend.to_device(cells.directions[: cells.n_pairs])
         self._psi = backend.to_device(grid.psi().astype(np.float32))
+        self._ring_weight = backend.to_device(grid.ring_weight)
+
+    @property
+    def bytes_per_image(self) -> int:
+        """Memory that searching one image takes: shifted rings and their spectra, products, planes, masses."""
+        grid, s, d = self.grid, len(self.cells.shifts), self.cells.n_pairs
+        ring_points = s * grid.n_rings * (2 * grid.n_half + 2 * len(grid.q))
+        return 4 * (ring_points + s * d * (4 * len(grid.q) + 4 * len(grid.cosine) + 3))
 
     def slices_of(self, cube: Array, pad: int, k_max: int) -> SearchMap:
         """Prepare a map for searching; rings beyond its ``k_max`` are left out."""
@@ -60,10 +68,10 @@ class GlobalSearch:
         ----------
         target : SearchMap
         rings, ring_ctf : as in `Observations`
-        inverse_noise : ndarray, (n, n_shells) float32
+        inverse_noise : (n, n_shells) float32, on the device
         """
         backend, grid = self._backend, self.grid
-        gain = inverse_noise[:, 1 : grid.n_rings + 1] * grid.ring_weight
+        gain = inverse_noise[:, 1 : grid.n_rings + 1] * self._ring_weight
         gain[:, target.ring_limit :] = 0
         coefficients, ctf2 = backend.image_coefficients(rings, ring_ctf, gain, grid, self.cells.shifts, self._box_size)
         planes = backend.correlate(coefficients, target.coefficients, grid)
@@ -73,8 +81,8 @@ class GlobalSearch:
 
     def histogram(self, posterior: CellPosterior) -> Array:
         """Return how far below the best the cells lie (see `annealing`)."""
-        return self._backend.to_host(
-            self._backend.cell_histogram(posterior.planes, posterior.power_term, len(self.cells.shifts), posterior.best)
+        return self._backend.cell_histogram(
+            posterior.planes, posterior.power_term, len(self.cells.shifts), posterior.best
         )
 
     def draw(

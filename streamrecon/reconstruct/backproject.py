@@ -71,12 +71,13 @@ class GivenPoses:
         )
         # one spectrum for all: at given poses it only weighs shells against each other
         self._noise.update(observations.group, observations.power, observations.mask_fill)
-        inverse_noise = self._noise.inverse(observations.group)
+        to_device = self._backend.to_device
+        inverse_noise = to_device(self._noise.inverse(observations.group))
         weighed = self._poses.weigh(observations, inverse_noise, self._points, slice(0, n))
         samples = PoseSamples(
-            rotation=np.asarray(table.rotation)[:, None].astype(np.float32),
-            shift=(shift / np.float32(g.pixel_size_angstrom))[:, None].astype(np.float32),
-            weight=np.ones((n, 1), np.float32),
+            rotation=to_device(np.asarray(table.rotation)[:, None].astype(np.float32)),
+            shift=to_device((shift / np.float32(g.pixel_size_angstrom))[:, None].astype(np.float32)),
+            weight=to_device(np.ones((n, 1), np.float32)),
             log_evidence=np.zeros(n, np.float32),
             effective_sample_size=np.ones(n, np.float32),
             best=np.zeros(n, np.int32),

@@ -52,11 +52,11 @@ class HalfMaps:
         weighed : ndarray, (3, n, n_points)
         """
 
-        def one(h: int) -> int:
+        def one(h: int) -> None:
             rows = slice(0, n_a) if h == 0 else slice(n_a, None)
             accumulator = self._accumulators[h]
             accumulator.grow(points.k_max)
-            return self._backend.insert(
+            self._backend.insert(
                 accumulator.grid, PAD, points, self._box_size, weighed[:, rows], samples.rotation[rows],
                 samples.shift[rows], samples.weight[rows], minimum_weight, accumulator.gain,
             )  # fmt: skip

@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamrecon.compute.backend import Array, Backend
-from streamrecon.fourier.shells import fourier_shell_correlation, shell_index_rfft
 from streamrecon.inference.observation import ImageGeometry, soft_sphere
 from streamrecon.reconstruct.accumulator import Accumulator
 
@@ -85,7 +84,7 @@ class MapSolver:
         clipped = np.clip(np.asarray(fsc, np.float64), *_FSC_RANGE)
         shells = np.minimum(np.arange(k_max + 2), len(clipped) - 1)
         ssnr = clipped[shells] / (1.0 - clipped[shells])
-        mask = self._mask(map_box)
+        mask = backend.to_device(self._mask(map_box))
 
         def one(grids: tuple[Array, Array], regulariser: NDArray[np.float64], factor: float) -> Array:
             return backend.solve(grids, pad, k_max, regulariser, factor, map_box) * mask
@@ -98,13 +97,7 @@ class MapSolver:
                 partial(one, (b, b), weight_b / ssnr, scale / 2),
             ]
         )
-        transforms = backend.run_each([partial(backend.rfftn, half) for half in (half_a, half_b)])
-        new_fsc = fourier_shell_correlation(
-            backend.to_host(transforms[0]),
-            backend.to_host(transforms[1]),
-            shell_index_rfft(map_box),
-            k_max + 1,
-        )
+        new_fsc = backend.shell_correlation(half_a, half_b, k_max + 1)
         return SolvedMap(volume, half_a, half_b, new_fsc, k_max)
 
 

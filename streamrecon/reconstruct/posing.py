@@ -54,6 +54,7 @@ class PoseEstimator:
         )
         self._search = GlobalSearch(backend, grid, self.cells, box)
         self.preparer = Preparer(backend, geometry, grid)
+        backend.reserve(self._search.bytes_per_image)
         self._references: tuple[Reference, Reference] | None = None
 
     @property
@@ -101,7 +102,7 @@ class PoseEstimator:
             return self._search.histogram(found)
 
         # annealing is over before the halves part, so that which reference serves hardly matters
-        return np.concatenate(self._run(piece, n_probe, n_probe))
+        return self._backend.to_host(self._backend.concatenate(self._run(piece, n_probe, n_probe)))
 
     def weigh(self, observations: Observations, inverse_noise: Array, points: HalfPlanePoints, rows: slice) -> Array:
         """Return the weighed images of some rows, (3, n, n_points)."""
@@ -132,9 +133,10 @@ class PoseEstimator:
         plan = self._plan(points.k_max, temperature)
         rounds = len(plan.rotation_half_widths)
         defensive = round(self._settings.defensive_share * k)
-        start = rng.random((n, 1 + rounds), np.float32)
-        pick, place = rng.random((2, n, k, 4), np.float32)
-        moves = rng.random((rounds, n, k, 5), np.float32)
+        start = backend.to_device(rng.random((n, 1 + rounds), np.float32))
+        pick_and_place = backend.to_device(rng.random((2, n, k, 4), np.float32))
+        pick, place = pick_and_place[0], pick_and_place[1]
+        moves = backend.to_device(rng.random((rounds, n, k, 5), np.float32))
 
         def piece(reference: Reference, a: int, b: int) -> tuple[PoseSamples, Array]:
             found = self._search.search(
@@ -149,8 +151,8 @@ class PoseEstimator:
             return samples, weighed
 
         pieces = self._run(piece, n_a, n)
-        weighed = np.concatenate([w for _, w in pieces], axis=1)
-        return PoseSamples.concatenate([s for s, _ in pieces]), weighed
+        weighed = backend.concatenate([w for _, w in pieces], axis=1)
+        return PoseSamples.concatenate(backend, [s for s, _ in pieces]), weighed
 
     def _plan(self, k_max: int, temperature: float) -> SamplingPlan:
         g, cells = self._geometry, self.cells
@@ -172,15 +174,16 @@ class PoseEstimator:
     ) -> NDArray[np.float32]:
         """Return the residual power by shell at the best poses, (n, n_shells); beyond k_max all power is noise."""
         k = points.k_max
-        rotation, shift = samples.best_pose()
+        backend = self._backend
+        rotation, shift = samples.best_pose(backend)
 
         def piece(reference: Reference, a: int, b: int) -> Array:
             observed = (observations.real[a:b], observations.imaginary[a:b], observations.ctf[a:b])
-            return self._backend.residual(
+            return backend.residual(
                 reference.cube, PAD, points, self._geometry.box_size, k + 1, observed, rotation[a:b], shift[a:b]
             )
 
-        residual = self._backend.to_host(np.concatenate(self._run(piece, n_a, len(rotation))))
-        power = np.array(self._backend.to_host(observations.power))
+        residual = backend.to_host(backend.concatenate(self._run(piece, n_a, len(rotation))))
+        power = np.array(observations.power)
         power[:, 1 : k + 1] = residual[:, 1:]
         return power

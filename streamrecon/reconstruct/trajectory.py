@@ -128,11 +128,11 @@ class Trajectory:
         observations = self._observe(batch, group)
         if self._halves.latest is None:
             self._start_from_random_poses(observations, n_a, rng)
-        inverse_noise = self._noise.inverse(group)
+        inverse_noise = self._backend.to_device(self._noise.inverse(group))
         histogram = self._poses.probe(observations, inverse_noise)
         temperature = self._annealer.temperature(histogram, n, done.particles_seen)
         samples, weighed = self._poses.sample(observations, inverse_noise, self._points, temperature, n_a, rng)
-        if not np.isfinite(samples.log_evidence).all():
+        if not np.isfinite(self._backend.to_host(samples.log_evidence)).all():
             raise NumericalError(
                 f"batch of {n} particles with {batch.identities[0]}: a likelihood is not finite; "
                 "check these images for extreme values"
@@ -156,13 +156,13 @@ class Trajectory:
         table = batch.table
         step = np.array([1.0 / (g.box_size * g.pixel_size_angstrom) for g in table.optics_groups], np.float32)
         observations = self._poses.preparer.prepare(
-            self._backend.to_device(np.ascontiguousarray(batch.images, np.float32)),
+            np.ascontiguousarray(batch.images, np.float32),
             table.ctf_coefficients(),
             step[table.optics_group_index],
             group,
             self._points,
         )
-        finite = np.asarray(np.isfinite(self._backend.to_host(observations.power)).all(axis=1))
+        finite = np.asarray(np.isfinite(observations.power).all(axis=1))
         if not finite.all():
             bad = [name for name, good in zip(batch.identities, finite, strict=True) if not good]
             raise NumericalError(
@@ -179,12 +179,13 @@ class Trajectory:
     def _start_from_random_poses(self, observations: Observations, n_a: int, rng: np.random.Generator) -> None:
         """Make the first map: the first batch backprojected at random poses, then forgotten again."""
         n = len(observations.group)
-        inverse_noise = self._noise.inverse(observations.group)
+        to_device = self._backend.to_device
+        inverse_noise = to_device(self._noise.inverse(observations.group))
         weighed = self._poses.weigh(observations, inverse_noise, self._points, slice(0, n))
         random = PoseSamples(
-            rotation=random_rotations(rng, n)[:, None].astype(np.float32),
-            shift=np.zeros((n, 1, 2), np.float32),
-            weight=np.ones((n, 1), np.float32),
+            rotation=to_device(random_rotations(rng, n)[:, None].astype(np.float32)),
+            shift=to_device(np.zeros((n, 1, 2), np.float32)),
+            weight=to_device(np.ones((n, 1), np.float32)),
             log_evidence=np.zeros(n, np.float32),
             effective_sample_size=np.ones(n, np.float32),
             best=np.zeros(n, np.int32),
@@ -304,8 +305,8 @@ class Trajectory:
         )
 
     def _result(self, samples: PoseSamples, elapsed: float) -> BatchResult:
-        rotation, shift = samples.best_pose()
-        weight = samples.weight[np.arange(len(samples.best)), samples.best]
+        rotation, shift = samples.best_pose(self._backend)
+        weight = self._backend.pick(samples.weight, samples.best)
         to_host = self._backend.to_host
         result = BatchResult(
             rotation=to_host(rotation),
