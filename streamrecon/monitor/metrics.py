@@ -14,13 +14,11 @@ from prometheus_client import CollectorRegistry, Histogram
 from streamrecon import errors
 from streamrecon.monitor.ingest_metrics import IngestMetricsExporter
 from streamrecon.monitor.naming import OTHER, info_of, makers, one_of, resident_memory
-from streamrecon.reconstruct.results import BatchResult, EngineStatus
+from streamrecon.reconstruct.results import FSC_KINDS, STAGES, BatchResult, EngineStatus
 from streamrecon.transport.handshake import REFUSAL_REASONS
 
 __all__ = ["ERROR_KINDS", "IngestMetricsExporter", "SupervisorMetrics", "WorkerMetrics"]
 
-STAGES = ("waiting", "searching", "settled")
-FSC_KINDS = ("common", "independent")
 PROCESSES = ("ingest", "worker")
 _STEP_BUCKETS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 
@@ -71,7 +69,7 @@ class WorkerMetrics:
         )
         self._fsc_kind = gauge(
             "fsc_kind",
-            "1 for the kind: common (halves posed on one map: optimistic) or independent (gold standard).",
+            "1 for the kind: common (halves posed on one map: optimistic) or gold_standard (each on its own).",
             ("kind",),
         )
         self._k_max = gauge("k_max_shells", "Finest Fourier shell in use; grows with the map.")
@@ -89,6 +87,9 @@ class WorkerMetrics:
         self._evidence = gauge(
             "log_evidence_nats",
             "Mean log likelihood ratio of an image to noise alone. Falling: worse particles, or none.",
+        )
+        self._inliers = gauge(
+            "inlier_ratio", "Share of the images that the map explains better than junk. NaN: not judged yet."
         )
         self._rate = gauge("images_per_second", "Images folded a second, over the last mini-batches.")
         self._evaluations_per_image = gauge(
@@ -136,6 +137,7 @@ class WorkerMetrics:
         self._ess.set(status.effective_sample_size)
         self._entropy.set(status.coarse_entropy)
         self._evidence.set(status.log_evidence)
+        self._inliers.set(status.inlier_share)
         self._rate.set(status.images_per_second)
         self._evaluations_per_image.set(status.evaluations_per_image)
         for known in (*STAGES, OTHER):

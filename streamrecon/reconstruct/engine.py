@@ -101,6 +101,7 @@ class Engine:
             log_evidence=leader.log_evidence[back],
             evaluations=sum(result.evaluations for result in results.values()),
             step_seconds=seconds,
+            inlier=None if leader.inlier is None else leader.inlier[back],
         )
 
     def _number_groups(self, groups: tuple[OpticsGroup, ...]) -> NDArray[np.int32]:
@@ -140,7 +141,7 @@ class Engine:
         NumericalError
             Nothing was folded yet.
         """
-        return self._starts[self._leader].snapshot()
+        return self._starts[self._leader].snapshot([group.name for group in self._groups])
 
     @property
     def status(self) -> EngineStatus:

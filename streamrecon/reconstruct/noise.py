@@ -36,7 +36,13 @@ class NoiseModel:
         """Return whether nothing is known of a group yet."""
         return bool(self.images[group] == 0)
 
-    def update(self, group: NDArray[np.integer], power: NDArray[np.floating], mask_fill: float) -> None:
+    def update(
+        self,
+        group: NDArray[np.integer],
+        power: NDArray[np.floating],
+        mask_fill: float,
+        weight: NDArray[np.floating] | None = None,
+    ) -> None:
         """Fold in measured residual power.
 
         Parameters
@@ -44,14 +50,21 @@ class NoiseModel:
         group : ndarray, (n,)
         power : ndarray, (n, n_shells)
             Of masked images; divided by ``mask_fill`` it stands for the unmasked noise, which is what
-            makes the sum over (correlated) Fourier points of a masked image count as much as its pixels do.
+            makes the sum over (correlated) Fourier points of a masked image count as much as its pixels do. May
+            end before the spectrum does: what lies beyond stays as it is.
+        weight : ndarray, (n,), optional
+            How much each image counts; junk is not noise.
         """
+        known = power.shape[1]
+        counts = np.ones(len(power)) if weight is None else np.asarray(weight, np.float64)
         for g in np.unique(group):
-            rows = power[group == g]
-            n = float(len(rows))
-            mean = rows.mean(axis=0, dtype=np.float64) / mask_fill
+            rows, count = power[group == g].astype(np.float64), counts[group == g]
+            n = float(count.sum())
+            if n <= 0.0:
+                continue
+            mean = (count @ rows) / (n * mask_fill)
             share = n / (min(self.images[g], _WINDOW_IMAGES) + n)
-            self.variance[g] += share * (mean - self.variance[g])
+            self.variance[g, :known] += share * (mean - self.variance[g, :known])
             self.images[g] = min(self.images[g] + n, _WINDOW_IMAGES)
 
     def inverse(self, group: NDArray[np.integer]) -> NDArray[np.float32]:

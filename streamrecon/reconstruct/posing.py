@@ -169,6 +169,31 @@ class PoseEstimator:
             temperature=temperature,
         )
 
+    def amplitude_sums(
+        self, weighed: Array, samples: PoseSamples, points: HalfPlanePoints, n_a: int, shells: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return, at each image's best pose and up to ``shells``, what `AmplitudeScale` sums: each (n,).
+
+        sum of Re(conj(slice) C I) / sigma2 and sum of C^2 |slice|^2 / sigma2, with the C that is in ``weighed``.
+        """
+        inside = self._backend.to_device((points.shell <= shells).astype(np.float32))
+        rotation, shift = samples.best_pose(self._backend)
+
+        def piece(reference: Reference, a: int, b: int) -> tuple[Array, Array]:
+            sums = []
+            for rows in (slice(0, 2), slice(2, 3)):
+                part = 0.0 * weighed[:, a:b]
+                part[rows] = weighed[rows, a:b] * inside
+                pose = (rotation[a:b, None], shift[a:b, None])
+                sums.append(
+                    self._backend.score(reference.cube, PAD, points, self._geometry.box_size, part, *pose)[:, 0]
+                )
+            return 0.5 * sums[0], -sums[1]
+
+        match, power = zip(*self._run(piece, n_a, len(rotation)), strict=True)
+        join, to_host = self._backend.concatenate, self._backend.to_host
+        return to_host(join(match)), to_host(join(power))
+
     def residual_power(
         self, observations: Observations, samples: PoseSamples, points: HalfPlanePoints, n_a: int
     ) -> NDArray[np.float32]:

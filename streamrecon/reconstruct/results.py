@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from streamrecon.particles import ParticleBatch
+
+STAGES = ("waiting", "searching", "settled", "refining")
+FSC_KINDS = ("common", "gold_standard")
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,8 @@ class BatchResult:
         Full-band pose evaluations spent on the batch.
     step_seconds : float
         Wall time of the fold.
+    inlier : ndarray, (n,) float32 or None
+        Probability that the map explains the image and not junk; None while the map is too poor to judge by.
     """
 
     rotation: NDArray[np.float32]
@@ -39,14 +44,16 @@ class BatchResult:
     log_evidence: NDArray[np.float32]
     evaluations: int
     step_seconds: float
+    inlier: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
 class EngineStatus:
     """Where the engine stands; plain numbers, cheap to make.
 
-    ``stage`` is "waiting" (nothing seen), "searching" (annealed search) or "settled".
-    ``fsc_kind`` says how honest the FSC is: "common" between halves posed on one map.
+    ``stage`` is one of `STAGES`, and ``stage_reason`` says to people what brought it there. ``fsc_kind`` is one of
+    `FSC_KINDS` and says how honest the FSC is: "common" between halves posed on one map (optimistic), "gold_standard"
+    between halves posed on their own. ``inlier_share``: share of images that the map explains, NaN while unknown.
     """
 
     stage: str
@@ -63,6 +70,34 @@ class EngineStatus:
     images_per_second: float
     evaluations_per_image: float
     log_evidence: float
+    stage_reason: str = ""
+    inlier_share: float = float("nan")
+
+
+@dataclass(frozen=True)
+class GroupHealth:
+    """How the particles of one optics group fare.
+
+    Attributes
+    ----------
+    name : str
+    particles : int
+        Each counted once.
+    mean_log_evidence : float, nats
+        Over its latest images.
+    mean_effective_sample_size : float
+    amplitude_scale : float or None
+        Strength of its particles relative to the mean of all groups.
+    inlier_share : float or None
+        Share of its images that the map explains; None while the map is too poor to judge by.
+    """
+
+    name: str
+    particles: int
+    mean_log_evidence: float
+    mean_effective_sample_size: float
+    amplitude_scale: float | None
+    inlier_share: float | None
 
 
 @dataclass(frozen=True)
@@ -77,6 +112,9 @@ class Snapshot:
         Between the halves, shell by shell.
     voxel_size_angstrom, resolution_angstrom : float
         Resolution where ``fsc`` falls below ``fsc_threshold``.
+    noise_variance : ndarray, (n_groups, box // 2 + 1) float64
+        Of a Fourier coefficient of the unmasked image, by shell; groups in the order of ``optics_groups``.
+    optics_groups : tuple of GroupHealth
     """
 
     volume: NDArray[np.float32]
@@ -87,6 +125,8 @@ class Snapshot:
     resolution_angstrom: float
     fsc_threshold: float
     status: EngineStatus
+    noise_variance: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 0)))
+    optics_groups: tuple[GroupHealth, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ the annealed search and importance sampling, online EM on two half-sets, and a b
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from typing import TypeVar
 
 import numpy as np
@@ -22,9 +22,11 @@ from streamrecon.geometry.rotation import random_rotations
 from streamrecon.inference.importance import PoseSamples
 from streamrecon.inference.observation import ImageGeometry, Observations
 from streamrecon.particles import ParticleBatch
+from streamrecon.reconstruct.amplitude import AmplitudeScale
 from streamrecon.reconstruct.annealing import Annealer
 from streamrecon.reconstruct.extent import join_shells
 from streamrecon.reconstruct.half_maps import HalfMaps
+from streamrecon.reconstruct.health import Health, junk_log_evidence
 from streamrecon.reconstruct.mapping import resize_volume
 from streamrecon.reconstruct.noise import NoiseModel
 from streamrecon.reconstruct.posing import PoseEstimator
@@ -50,6 +52,7 @@ class _Recent:
     images_per_second: float = 0.0
     evaluations_per_image: float = 0.0
     log_evidence: float = 0.0
+    inlier_share: float = float("nan")
 
 
 @dataclass
@@ -93,6 +96,8 @@ class Trajectory:
         self._annealer = Annealer(settings.settle_images, self._poses.cells.n_cells)
         self._stages = Stages()
         self._noise = NoiseModel(0, geometry.box_size // 2 + 1)
+        self._health = Health()
+        self._amplitude = AmplitudeScale()
         self._done = _Counters()
         self._recent = _Recent()
         self._volumes: tuple[Array, Array] | None = None
@@ -137,8 +142,13 @@ class Trajectory:
                 f"batch of {n} particles with {batch.identities[0]}: a likelihood is not finite; "
                 "check these images for extreme values"
             )
-        residual = self._poses.residual_power(observations, samples, self._points, n_a)
-        self._noise.update(group, residual, observations.mask_fill)
+        inlier = self._judge(observations, samples, inverse_noise, temperature)
+        self._learn(observations, samples, weighed, inlier, n_a)
+        to_host, to_device = self._backend.to_host, self._backend.to_device
+        self._health.update(
+            group, to_host(samples.log_evidence), to_host(samples.effective_sample_size), inlier, new=True
+        )
+        weighed *= to_device(inlier)[:, None]
         self._halves.forget(1.0 - min(0.5, n / self._window()))
         self._halves.insert(n_a, samples, weighed, self._points, settings.minimum_weight)
         done.particles_seen += n
@@ -149,7 +159,35 @@ class Trajectory:
         due = settings.update_images if self._annealer.settled else 1
         if done.particles_seen - done.last_update >= due:
             self._update_map()
-        return self._result(samples, time.perf_counter() - started)
+        return self._result(samples, inlier, time.perf_counter() - started)
+
+    @property
+    def _judging(self) -> bool:
+        """Whether the map is good enough to tell images that it does not explain."""
+        return self._stages.name != "searching"
+
+    def _judge(
+        self, observations: Observations, samples: PoseSamples, inverse_noise: Array, temperature: float
+    ) -> NDArray[np.float32]:
+        """Return each image's probability of being explained by the map; 1 while nobody can tell."""
+        if not self._judging or temperature > 1.0:
+            return np.ones(len(samples.log_evidence), np.float32)
+        to_host = self._backend.to_host
+        counts = np.bincount(self._points.shell, minlength=self._points.k_max + 1)
+        junk = junk_log_evidence(to_host(observations.power), to_host(inverse_noise), counts, observations.mask_fill)
+        return self._health.inlier_probability(to_host(samples.log_evidence), junk)
+
+    def _learn(
+        self, observations: Observations, samples: PoseSamples, weighed: Array, inlier: NDArray[np.float32], n_a: int
+    ) -> None:
+        """Let noise and amplitudes follow what a batch's best poses leave unexplained."""
+        residual = self._poses.residual_power(observations, samples, self._points, n_a)
+        self._noise.update(observations.group, residual, observations.mask_fill, inlier)
+        if self._amplitude.needed and self._judging:
+            shells = first_shell_below(self._halves.fsc, _GROWTH_THRESHOLD)
+            match, power = self._poses.amplitude_sums(weighed, samples, self._points, n_a, shells)
+            used = self._amplitude.scale[observations.group]
+            self._amplitude.update(observations.group, inlier * match / used, inlier * power / used**2)
 
     def _observe(self, batch: ParticleBatch, group: NDArray[np.int32]) -> Observations:
         """Prepare a batch; an optics group's first images start its noise spectrum."""
@@ -174,7 +212,15 @@ class Trajectory:
             if self._noise.is_new(int(g)):
                 rows = group == g
                 self._noise.update(group[rows], observations.power[rows], observations.mask_fill)
-        return observations
+        self._amplitude.add_groups(int(group.max()) + 1)
+        return self._scaled(observations)
+
+    def _scaled(self, observations: Observations) -> Observations:
+        """Return the observations with each group's amplitude in its CTF."""
+        if not self._amplitude.needed:
+            return observations
+        scale = self._amplitude.scale[observations.group].astype(np.float32)[:, None]
+        return replace(observations, ctf=observations.ctf * scale, ring_ctf=observations.ring_ctf * scale)
 
     def _start_from_random_poses(self, observations: Observations, n_a: int, rng: np.random.Generator) -> None:
         """Make the first map: the first batch backprojected at random poses, then forgotten again."""
@@ -271,8 +317,13 @@ class Trajectory:
             self._done.last_growth = self._done.particles_seen
         return wanted - k_max
 
-    def snapshot(self) -> Snapshot:
+    def snapshot(self, group_names: Sequence[str] = ()) -> Snapshot:
         """Return the current maps at the images' own sampling.
+
+        Parameters
+        ----------
+        group_names : sequence of str
+            Of the optics groups, in the session's order.
 
         Raises
         ------
@@ -302,9 +353,11 @@ class Trajectory:
             resolution_angstrom=resolution_from_fsc(latest.fsc, g.box_size, g.pixel_size_angstrom, FSC_THRESHOLD),
             fsc_threshold=FSC_THRESHOLD,
             status=self.status,
+            noise_variance=self._noise.variance.copy(),
+            optics_groups=self._health.groups(group_names, self._amplitude.scale, judged=self._judging),
         )
 
-    def _result(self, samples: PoseSamples, elapsed: float) -> BatchResult:
+    def _result(self, samples: PoseSamples, inlier: NDArray[np.float32], elapsed: float) -> BatchResult:
         rotation, shift = samples.best_pose(self._backend)
         weight = self._backend.pick(samples.weight, samples.best)
         to_host = self._backend.to_host
@@ -316,6 +369,7 @@ class Trajectory:
             log_evidence=to_host(samples.log_evidence),
             evaluations=samples.evaluations,
             step_seconds=elapsed,
+            inlier=inlier if self._judging else None,
         )
         n = len(weight)
         self._recent = _Recent(
@@ -325,6 +379,7 @@ class Trajectory:
             images_per_second=n / elapsed,
             evaluations_per_image=result.evaluations / n,
             log_evidence=float(result.log_evidence.mean()),
+            inlier_share=float(inlier.mean()) if self._judging else float("nan"),
         )
         return result
 
@@ -342,18 +397,27 @@ class Trajectory:
             temperature=self._done.temperature,
             resolution_angstrom=resolution_from_fsc(self._halves.fsc, g.box_size, g.pixel_size_angstrom, FSC_THRESHOLD),
             fsc_kind="gold_standard" if self._stages.split else "common",
+            stage_reason=self._stages.reason,
             **asdict(self._recent),
         )
 
     def state(self) -> EngineState:
         """Return everything needed to go on; the arrays are not copied."""
         half_arrays, half_scalars = self._halves.state()
-        arrays = {**half_arrays, "noise_variance": self._noise.variance, "noise_images": self._noise.images}
+        health_arrays, health_scalars = self._health.state()
+        arrays = {
+            **half_arrays,
+            **health_arrays,
+            **self._amplitude.state(),
+            "noise_variance": self._noise.variance,
+            "noise_images": self._noise.images,
+        }
         if self._volumes is not None:
             to_host = self._backend.to_host
             arrays |= {"reference_a": to_host(self._volumes[0]), "reference_b": to_host(self._volumes[1])}
         scalars = {
             **half_scalars,
+            **health_scalars,
             "k_max": self._points.k_max,
             "annealing_progress": self._annealer.progress,
             "settled_at": self._annealer.settled_at,
@@ -368,6 +432,8 @@ class Trajectory:
         s, arrays = state.scalars, state.arrays
         self._noise.variance = np.array(arrays["noise_variance"], np.float64)
         self._noise.images = np.array(arrays["noise_images"], np.float64)
+        self._health.restore(arrays, s)
+        self._amplitude.restore(arrays)
         self._points = half_plane_points(int(s["k_max"]))
         self._done = _from_prefix(_Counters, "done_", s)
         self._recent = _from_prefix(_Recent, "recent_", s)

@@ -56,6 +56,8 @@ def status_draft(status: EngineStatus, timestamp: float) -> Draft:
             images_per_second=schema.finite_or_none(status.images_per_second),
             evaluations_per_image=schema.finite_or_none(status.evaluations_per_image),
             log_evidence=schema.finite_or_none(status.log_evidence),
+            inlier_share=schema.finite_or_none(status.inlier_share),
+            stage_reason=status.stage_reason,
             **_progress(status, status.resolution_angstrom),
         )
         return schema.StatusMessage(schema.STATUS, header)

@@ -96,7 +96,7 @@ class FscHeader(Progress, frozen=True, kw_only=True, tag_field="type", tag="fsc"
 
 
 class StatusHeader(Progress, frozen=True, kw_only=True, tag_field="type", tag="status"):
-    """The engine's status in numbers."""
+    """The engine's status in numbers; ``stage_reason`` tells people what brought it to this stage."""
 
     step: Count
     k_max: Count
@@ -107,6 +107,8 @@ class StatusHeader(Progress, frozen=True, kw_only=True, tag_field="type", tag="s
     images_per_second: float | None
     evaluations_per_image: float | None
     log_evidence: float | None
+    inlier_share: float | None = None
+    stage_reason: str = ""
 
 
 class EventHeader(Envelope, frozen=True, kw_only=True, tag_field="type", tag="event"):

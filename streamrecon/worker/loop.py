@@ -194,7 +194,14 @@ class Worker:
         self._publisher.publish_status(status)
         if status.stage != self._stage:
             self._stage = status.stage
-            self._tell("stage", f"the reconstruction is {status.stage}", particles_seen=status.particles_seen)
+            why = f": {status.stage_reason}" if status.stage_reason else ""
+            self._tell(
+                "stage",
+                f"the reconstruction is {status.stage}{why}",
+                stage=status.stage,
+                reason=status.stage_reason,
+                particles_seen=status.particles_seen,
+            )
 
     def _give_back(self, batch_id: int, error: IngestError | NumericalError) -> None:
         self._metrics.error(error)

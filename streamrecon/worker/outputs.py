@@ -32,6 +32,7 @@ def write_snapshot(folder: Path, snapshot: Snapshot) -> None:
         "fsc_threshold": snapshot.fsc_threshold,
         "box_size": snapshot.volume.shape[-1],
         "voxel_size_angstrom": snapshot.voxel_size_angstrom,
+        "optics_groups": [_finite_fields(asdict(group)) for group in snapshot.optics_groups],
     }
     with atomic_path(folder / "status.json") as path:
         path.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
@@ -39,7 +40,11 @@ def write_snapshot(folder: Path, snapshot: Snapshot) -> None:
 
 def status_fields(status: EngineStatus) -> dict[str, Any]:
     """Return a status as JSON can hold it: null for what is not known yet."""
-    return {k: _finite(v) if isinstance(v, float) else v for k, v in asdict(status).items()}
+    return _finite_fields(asdict(status))
+
+
+def _finite_fields(fields: dict[str, Any]) -> dict[str, Any]:
+    return {k: _finite(v) if isinstance(v, float) else v for k, v in fields.items()}
 
 
 def _write_fsc(path: Path, snapshot: Snapshot) -> None:

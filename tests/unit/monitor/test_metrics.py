@@ -7,6 +7,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from streamrecon import errors
+from streamrecon.compute.cpu import CpuBackend
 from streamrecon.ingest.metrics import DROP_REASONS, FILE_STATES, QUARANTINE_KINDS, IngestMetrics
 from streamrecon.monitor.metrics import (
     ERROR_KINDS,
@@ -14,7 +15,10 @@ from streamrecon.monitor.metrics import (
     SupervisorMetrics,
     WorkerMetrics,
 )
-from streamrecon.reconstruct.results import BatchResult, EngineStatus
+from streamrecon.reconstruct.engine import Engine
+from streamrecon.reconstruct.results import FSC_KINDS, STAGES, BatchResult, EngineStatus
+from streamrecon.reconstruct.settings import EngineSettings
+from streamrecon.reconstruct.stages import Stages
 
 GROUPS = {"ingest": IngestMetricsExporter, "worker": WorkerMetrics, "supervisor": SupervisorMetrics}
 
@@ -169,8 +173,32 @@ def test_worker_values_arrive(registry):
     assert found["streamrecon_worker_image_visits_total", ()] == 120
     assert found["streamrecon_worker_step_seconds_sum", ()] == pytest.approx(0.4)
     stages = {k[1][0][1]: v for k, v in found.items() if k[0] == "streamrecon_worker_stage"}
-    assert stages == {"waiting": 0, "searching": 0, "settled": 1, "other": 0}
+    assert stages == {"waiting": 0, "searching": 0, "settled": 1, "refining": 0, "other": 0}
     assert found["streamrecon_worker_resident_memory_bytes", ()] > 1e6
+
+
+def test_every_stage_and_kind_of_fsc_that_the_engine_reports_has_a_series(registry):
+    """Driven through all its stages, the engine says nothing that would be counted as "other"."""
+    engine = Engine(EngineSettings(starts=1), 32, 6.4, CpuBackend(1))
+    said = [engine.status]
+    stages: Stages = engine._starts[0]._stages
+    engine._starts[0]._done.particles_seen = 1
+    said.append(engine.status)
+    stages.settle(0.5)
+    said.append(engine.status)
+    stages.hand_over(1000, 20)
+    stages.split = True
+    said.append(engine.status)
+    assert {status.stage for status in said} == set(STAGES)
+    assert {status.fsc_kind for status in said} == set(FSC_KINDS)
+    assert len({status.stage_reason for status in said}) == 3
+    metrics = WorkerMetrics(registry)
+    for status in said:
+        metrics.status(status)
+        found = samples_of(registry)
+        assert found["streamrecon_worker_stage", (("stage", status.stage),)] == 1
+        assert found["streamrecon_worker_fsc_kind", (("kind", status.fsc_kind),)] == 1
+        assert sum(v for k, v in found.items() if k[0] == "streamrecon_worker_stage") == 1
 
 
 def test_the_age_of_the_checkpoint_grows_by_itself_and_falls_with_the_next(registry, monkeypatch):
