@@ -17,7 +17,7 @@ from streamrecon.compute.cpu import CpuBackend
 from streamrecon.compute.cpu_kernels import cells as cell_kernels
 from streamrecon.compute.cpu_kernels import images as image_kernels
 from streamrecon.fourier.points import half_plane_points
-from streamrecon.inference.importance import PoseSamples
+from streamrecon.inference.importance import Band, PoseSamples
 from streamrecon.particles import ParticleBatch
 from streamrecon.reconstruct.extent import geometry_for
 from streamrecon.reconstruct.half_maps import PAD, HalfMaps
@@ -82,17 +82,18 @@ class KernelChain:
         self.noise.variance[:] = float(box**2)
         rng = np.random.default_rng(0)
         k = self.settings.samples
-        self.plan = self.estimator._plan(k_max, 1.0)
+        self.plan = self.estimator._plan(self.points, 1.0)
         turns = self.plan.rotation_half_widths
         self.start = rng.random((n, 1 + len(turns)), np.float32)
         self.pick, self.place = rng.random((2, n, k, 4), np.float32)
-        self.moves = rng.random((len(turns), n, k, 5), np.float32)
+        self.moves = [rng.random((n, count, 5), np.float32) for count in self.plan.samples]
         self.inserted = 0.0
 
     def shapes(self) -> Shapes:
         """Return the sizes for the cost formulas; call `measure` before."""
         grid, cells, k_max = self.search.grid, self.estimator.cells, self.points.k_max
         map_box = map_box_for(k_max, self.geometry.box_size)
+        counts = (self.settings.samples, *self.plan.samples)
         side = 2 * (PAD * k_max + 2) + 1
         return Shapes(
             box=self.geometry.box_size,
@@ -105,7 +106,7 @@ class KernelChain:
             angles=grid.n_psi // 2,
             points=len(self.points),
             samples=self.settings.samples,
-            rounds=len(self.plan.rotation_half_widths),
+            scored=sum(n * len(b.points) for n, b in zip(counts, self.plan.bands, strict=True)) / len(self.points),
             inserted=self.inserted,
             chunk=min(self.n, self.backend.chunk_images),
             cube_bytes=self.cube.nbytes,
@@ -219,16 +220,21 @@ class KernelChain:
     def _refine(self, clock: _Clock, weighed: Array, first: tuple[Array, Array, Array], a: int, b: int) -> PoseSamples:
         """`refine_samples`, timed call by call."""
         backend, (rotation, shift, density) = self.backend, first
-        plan, score = self.plan, (self.cube, PAD, self.points, self.geometry.box_size, weighed)
-        values = clock.time("score_poses", backend.score, *score, rotation, shift)
+        plan = self.plan
+
+        def score(band: Band) -> Array:
+            part = weighed if band.index is None else weighed.take(band.index, axis=2)
+            return backend.score(self.cube, PAD, band.points, self.geometry.box_size, part, rotation, shift)
+
+        values = clock.time("score_poses", score, plan.bands[0])
         weight, summary = clock.time("the rest", backend.normalise, values, density, 1.0)
         evaluations = values.size
         for r, (turn, slide) in enumerate(zip(plan.rotation_half_widths, plan.shift_half_widths, strict=True)):
             rotation, shift, density = clock.time(
                 "propose", backend.propose, rotation, shift, weight, turn, slide, plan.shift_area,
-                self.start[a:b, 1 + r], self.moves[r, a:b],
+                self.start[a:b, 1 + r], self.moves[r][a:b],
             )  # fmt: skip
-            values = clock.time("score_poses", backend.score, *score, rotation, shift)
+            values = clock.time("score_poses", score, plan.bands[r + 1])
             weight, summary = clock.time("the rest", backend.normalise, values, density, 1.0)
             evaluations += values.size
         return PoseSamples(

@@ -25,8 +25,10 @@ class Shapes:
         S shifts, D antipodal pairs of directions, J positive in-plane angles: 4 S D J cells.
     points : int
         M half-plane points of the band.
-    samples, rounds : int
-        K poses a round; the first draw and ``rounds`` refinements are scored.
+    samples : int
+        K cells drawn.
+    scored : float
+        Poses scored, those on a narrower band by their share of the points.
     inserted : float
         Slices inserted an image (measured).
     chunk : int
@@ -48,7 +50,7 @@ class Shapes:
     angles: int
     points: int
     samples: int
-    rounds: int
+    scored: float
     inserted: float
     chunk: int
     cube_bytes: int
@@ -79,7 +81,6 @@ def kernel_costs(s: Shapes) -> dict[str, Cost]:
     # (small box)^2 pixels into re and im of every ring point
     matrix = 4 * s.small_box**2 * 2 * ring_points
     weighed = 12 * s.points
-    scored = s.samples * (1 + s.rounds)
     return {
         # a real 2D FFT of N pixels: 2.5 N log2 N; the mask multiplies once
         "image FFT": Cost(
@@ -115,10 +116,10 @@ def kernel_costs(s: Shapes) -> dict[str, Cost]:
         "draw_cells": Cost(
             s.samples * 4 * s.angles * 19, s.samples * s.angles * 4 * 64 + 4 * columns, planes * s.chunk
         ),
-        # a point of a slice: locate 17, eight corners 42, phase 6, likelihood 16; 64 bytes gathered
-        "score_poses": Cost(81 * scored * s.points, 64 * scored * s.points + weighed, s.cube_bytes),
-        # locate 17, turn 6, phase 6, weights of 8 lanes 18, 4 x 8 lanes of multiply-add 64; 128 bytes in and out
-        "insert_slices": Cost(111 * s.inserted * s.points, 256 * s.inserted * s.points + weighed, s.accumulator_bytes),
+        # a point of a slice: locate 17, eight corners 42, phase 28, likelihood 16; 64 bytes gathered
+        "score_poses": Cost(103 * s.scored * s.points, 64 * s.scored * s.points + weighed, s.cube_bytes),
+        # locate 17, turn 6, phase 28, weights of 8 lanes 18, 4 x 8 lanes of multiply-add 64; 128 bytes in and out
+        "insert_slices": Cost(133 * s.inserted * s.points, 256 * s.inserted * s.points + weighed, s.accumulator_bytes),
         # an update: 3 inverse FFTs and 1 FFT of M^3, 2 FFTs of the half maps; three passes in and out each, the
         # accumulators read 4 times, slices of all D directions; shared by the images between two updates
         "solve + cube": Cost(

@@ -30,8 +30,11 @@ class Backend(Protocol):
     threads: int
     chunk_images: int
 
-    def run(self, function: Callable[[int, int], _Result], n: int) -> list[_Result]:
-        """Apply ``function(start, stop)`` to pieces of ``range(n)``, in parallel where the device can."""
+    def run(self, function: Callable[[int, int], _Result], n: int, *, few: bool = False) -> list[_Result]:
+        """Apply ``function(start, stop)`` to pieces of ``range(n)``, in parallel where the device can.
+
+        ``few``: as few pieces as keep the device busy, for work that reads a large table once a piece.
+        """
 
     def run_each(self, functions: Iterable[Callable[[], _Result]]) -> list[_Result]:
         """Call independent functions, in parallel where the device can."""

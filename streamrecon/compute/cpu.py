@@ -58,9 +58,9 @@ class CpuBackend:
         self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="compute")
         self._blas_limit = threadpool_limits(1, user_api="blas")
 
-    def run(self, function: Callable[[int, int], _Result], n: int) -> list[_Result]:
-        """Apply ``function(start, stop)`` to chunks of at most ``chunk_images``."""
-        pieces = max(1, -(-n // self.chunk_images))
+    def run(self, function: Callable[[int, int], _Result], n: int, *, few: bool = False) -> list[_Result]:
+        """Apply ``function(start, stop)`` to chunks of at most ``chunk_images``; ``few``: one chunk a thread."""
+        pieces = max(1, min(self.threads, n)) if few else max(1, -(-n // self.chunk_images))
         edges = np.linspace(0, n, pieces + 1).astype(int)
         jobs = [self._pool.submit(function, int(a), int(b)) for a, b in pairwise(edges)]
         return [job.result() for job in jobs]
@@ -229,8 +229,7 @@ class CpuBackend:
         """Return the log-likelihood ratio of each pose."""
         out = np.empty(rotation.shape[:2], _F32)
         slices.score_poses(
-            cube, pad, points.kx, points.ky, points.runs, points.k_max, box_size, weighed[0], weighed[1],
-            weighed[2], rotation, shift, out,
+            cube, pad, points.kx, points.ky, box_size, weighed[0], weighed[1], weighed[2], rotation, shift, out,
         )  # fmt: skip
         return out
 
@@ -263,7 +262,7 @@ class CpuBackend:
         out = np.empty((len(rotation), n_shells), _F32)
         real, imaginary, ctf = observed
         slices.residual_power(
-            cube, pad, points.kx, points.ky, points.runs, points.k_max, box_size, points.shell, real, imaginary,
+            cube, pad, points.kx, points.ky, box_size, points.shell, real, imaginary,
             ctf, rotation, shift, out,
         )  # fmt: skip
         return out
@@ -275,8 +274,8 @@ class CpuBackend:
         """Add weighted images into an accumulator."""
         return int(
             slices.insert_slices(
-                accumulator, pad, points.kx, points.ky, points.runs, points.k_max, box_size, weighed[0],
-                weighed[1], weighed[2], rotation, shift, weight, minimum_weight, gain,
+                accumulator, pad, points.kx, points.ky, box_size, weighed[0], weighed[1], weighed[2],
+                rotation, shift, weight, minimum_weight, gain,
             )
         )  # fmt: skip
 

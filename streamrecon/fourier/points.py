@@ -57,3 +57,16 @@ def half_plane_points(k_max: int) -> HalfPlanePoints:
         shell=np.rint(np.sqrt(radius2[keep])).astype(np.int32),
         runs=np.array(runs, np.int32).reshape(-1, 4),
     )
+
+
+def points_within(points: HalfPlanePoints, k_max: int) -> tuple[HalfPlanePoints, NDArray[np.intp]]:
+    """Return the half-plane points of a narrower band, and where they stand among ``points``.
+
+    Parameters
+    ----------
+    points : HalfPlanePoints
+    k_max : int, shells
+        At most that of ``points``.
+    """
+    # both are row by row: leaving out keeps the order
+    return half_plane_points(k_max), np.flatnonzero(points.kx**2 + points.ky**2 <= k_max**2)

@@ -21,6 +21,14 @@ from streamrecon.fourier.points import HalfPlanePoints
 
 
 @dataclass(frozen=True)
+class Band:
+    """Part of the half plane that a round is scored on: its points, and where they stand in the whole (None: all)."""
+
+    points: HalfPlanePoints
+    index: Array | None
+
+
+@dataclass(frozen=True)
 class SamplingPlan:
     """How poses are refined after the first draw.
 
@@ -29,6 +37,10 @@ class SamplingPlan:
     rotation_half_widths : tuple of float, radians
     shift_half_widths : tuple of float, pixels
         One each a round.
+    bands : tuple of Band
+        What the first draw and each round are scored on, one more than there are rounds; the last is the whole band.
+    samples : tuple of int
+        Poses drawn in each round: the last makes the posterior, those before only find where it is.
     shift_area : float, pixels^2
         Of all shifts the search covers: the uniform density's support.
     temperature : float
@@ -36,6 +48,8 @@ class SamplingPlan:
 
     rotation_half_widths: tuple[float, ...]
     shift_half_widths: tuple[float, ...]
+    bands: tuple[Band, ...]
+    samples: tuple[int, ...]
     shift_area: float
     temperature: float
 
@@ -45,7 +59,8 @@ class PoseSamples:
     """Weighted poses of n images: rotation (n, K, 3, 3), shift (n, K, 2) pixels, weight (n, K).
 
     ``log_evidence`` (n,) is the log of the likelihood ratio averaged over all poses (at the temperature),
-    ``effective_sample_size`` (n,) counts samples, ``best`` (n,) indexes the likeliest.
+    ``effective_sample_size`` (n,) counts samples, ``best`` (n,) indexes the likeliest. ``evaluations`` is what the
+    scoring cost, in poses over the whole band: one over a narrower band counts for its share of the points.
     """
 
     rotation: Array
@@ -89,14 +104,15 @@ def refine_samples(
     backend: Backend,
     cube: Array,
     pad: int,
-    points: HalfPlanePoints,
     box_size: int,
     weighed: Array,
     first: tuple[Array, Array, Array, Array],
     plan: SamplingPlan,
-    random: tuple[Array, Array],
+    random: tuple[Array, Sequence[Array]],
 ) -> PoseSamples:
-    """Score the first draws and refine them round by round.
+    """Score the first draws and refine them round by round, on bands that widen as the boxes shrink.
+
+    Each round is an importance sample of the posterior of its own band; the last, of the posterior itself.
 
     Parameters
     ----------
@@ -104,20 +120,26 @@ def refine_samples(
         From `Backend.weigh`.
     first : rotation (n, K, 3, 3), shift (n, K, 2), density (n, K), anything
         As `GlobalSearch.draw` returns them.
-    random : start (n, rounds), uniform (rounds, n, K, 5) float32 in [0, 1)
+    random : start (n, rounds), uniform (n, K, 5) for each round, float32 in [0, 1)
     """
     rotation, shift, density, _ = first
     starts, moves = random
-    score = backend.score(cube, pad, points, box_size, weighed, rotation, shift)
-    weight, summary = backend.normalise(score, density, plan.temperature)
-    evaluations = score.size
+    n_points = weighed.shape[2]
+    scored = 0
+
+    def weigh(band: Band) -> tuple[Array, Array]:
+        nonlocal scored
+        part = weighed if band.index is None else weighed.take(band.index, axis=2)
+        score = backend.score(cube, pad, band.points, box_size, part, rotation, shift)
+        scored += score.size * part.shape[2]
+        return backend.normalise(score, density, plan.temperature)
+
+    weight, summary = weigh(plan.bands[0])
     for r, (turn, slide) in enumerate(zip(plan.rotation_half_widths, plan.shift_half_widths, strict=True)):
         rotation, shift, density = backend.propose(
             rotation, shift, weight, turn, slide, plan.shift_area, starts[:, r], moves[r]
         )
-        score = backend.score(cube, pad, points, box_size, weighed, rotation, shift)
-        weight, summary = backend.normalise(score, density, plan.temperature)
-        evaluations += score.size
+        weight, summary = weigh(plan.bands[r + 1])
     return PoseSamples(
         rotation=rotation,
         shift=shift,
@@ -125,5 +147,5 @@ def refine_samples(
         log_evidence=summary[:, 0],
         effective_sample_size=summary[:, 1],
         best=summary[:, 2].astype(np.int32),
-        evaluations=evaluations,
+        evaluations=round(scored / n_points),
     )

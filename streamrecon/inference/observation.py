@@ -127,7 +127,8 @@ class Preparer:
                 backend.shell_power(transforms, n_shells),
             )
 
-        pieces = backend.run(piece, len(images))
+        # the ring matrix is larger than the caches
+        pieces = backend.run(piece, len(images), few=True)
         real, imaginary, ctf, rings, ring_ctf, power = (
             backend.concatenate(column) for column in zip(*pieces, strict=True)
         )

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamrecon.compute.backend import Array, Backend
-from streamrecon.fourier.points import HalfPlanePoints
+from streamrecon.fourier.points import HalfPlanePoints, points_within
 from streamrecon.fourier.polar import polar_grid
 from streamrecon.geometry.quadrature import pose_cells
-from streamrecon.inference.importance import PoseSamples, SamplingPlan, plan_rounds, refine_samples
+from streamrecon.inference.importance import Band, PoseSamples, SamplingPlan, plan_rounds, refine_samples
 from streamrecon.inference.observation import ImageGeometry, Observations, Preparer
 from streamrecon.inference.search import GlobalSearch, SearchMap
 from streamrecon.reconstruct.half_maps import PAD
@@ -23,6 +23,7 @@ _Result = TypeVar("_Result")
 _PROBE_SHARE = 0.2
 _SHIFT_STEP = 0.44  # at most, of a resolution element at the search's last ring
 _ROTATION_TARGET = 0.25  # of a resolution element at the particle's rim
+_BAND_TARGET = 0.4  # a box this wide is scored on the shells up to that of this element
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ class PoseEstimator:
         self.preparer = Preparer(backend, geometry, grid)
         backend.reserve(self._search.bytes_per_image)
         self._references: tuple[Reference, Reference] | None = None
+        self._bands: dict[tuple[int, int], Band] = {}
 
     @property
     def search_rings(self) -> int:
@@ -130,13 +132,13 @@ class PoseEstimator:
         """
         backend, box = self._backend, self._geometry.box_size
         n, k = len(observations.group), self._settings.samples
-        plan = self._plan(points.k_max, temperature)
+        plan = self._plan(points, temperature)
         rounds = len(plan.rotation_half_widths)
         defensive = round(self._settings.defensive_share * k)
         start = backend.to_device(rng.random((n, 1 + rounds), np.float32))
         pick_and_place = backend.to_device(rng.random((2, n, k, 4), np.float32))
         pick, place = pick_and_place[0], pick_and_place[1]
-        moves = backend.to_device(rng.random((rounds, n, k, 5), np.float32))
+        moves = [backend.to_device(rng.random((n, count, 5), np.float32)) for count in plan.samples]
 
         def piece(reference: Reference, a: int, b: int) -> tuple[PoseSamples, Array]:
             found = self._search.search(
@@ -146,7 +148,7 @@ class PoseEstimator:
             first = self._search.draw(found, temperature, defensive, draws)
             weighed = self.weigh(observations, inverse_noise, points, slice(a, b))
             samples = refine_samples(
-                backend, reference.cube, PAD, points, box, weighed, first, plan, (start[a:b, 1:], moves[:, a:b])
+                backend, reference.cube, PAD, box, weighed, first, plan, (start[a:b, 1:], [m[a:b] for m in moves])
             )
             return samples, weighed
 
@@ -154,17 +156,21 @@ class PoseEstimator:
         weighed = backend.concatenate([w for _, w in pieces], axis=1)
         return PoseSamples.concatenate(backend, [s for s, _ in pieces]), weighed
 
-    def _plan(self, k_max: int, temperature: float) -> SamplingPlan:
-        g, cells = self._geometry, self.cells
+    def _plan(self, points: HalfPlanePoints, temperature: float) -> SamplingPlan:
+        cells, rim = self.cells, self._geometry.particle_radius / self._geometry.box_size  # turns a shell at the rim
         turns, slides = plan_rounds(
             cells.rotation_half_width,
             cells.shift_step / 2,
-            _ROTATION_TARGET * g.box_size / (k_max * g.particle_radius),
+            _ROTATION_TARGET / (points.k_max * rim),
             self._settings.rounds,
         )
+        # while a box is wide, frequencies whose phase turns over many times inside it tell nothing of where to look
+        shells = [int(np.ceil(_BAND_TARGET / (width * rim))) for width in (cells.rotation_half_width, *turns[:-1])]
         return SamplingPlan(
             rotation_half_widths=turns,
             shift_half_widths=slides,
+            bands=(*(self._band(points, max(k, self.search_rings)) for k in shells), Band(points, None)),
+            samples=(*[(self._settings.samples + 1) // 2] * (len(turns) - 1), self._settings.samples),
             shift_area=len(cells.shifts) * cells.shift_step**2,
             temperature=temperature,
         )
@@ -193,6 +199,17 @@ class PoseEstimator:
         match, power = zip(*self._run(piece, n_a, len(rotation)), strict=True)
         join, to_host = self._backend.concatenate, self._backend.to_host
         return to_host(join(match)), to_host(join(power))
+
+    def _band(self, points: HalfPlanePoints, k_max: int) -> Band:
+        """Return the part of the points up to a shell; kept, since it changes only with the band itself."""
+        if k_max >= points.k_max:
+            return Band(points, None)
+        key = (points.k_max, k_max)
+        if key not in self._bands:
+            self._bands = {k: band for k, band in self._bands.items() if k[0] == points.k_max}
+            narrow, index = points_within(points, k_max)
+            self._bands[key] = Band(narrow, self._backend.to_device(index))
+        return self._bands[key]
 
     def residual_power(
         self, observations: Observations, samples: PoseSamples, points: HalfPlanePoints, n_a: int

@@ -22,7 +22,7 @@ class EngineSettings:
     shift_range_angstrom : float, angstrom
         Particles are looked for within this distance of the box centre; 0 means 6 % of the box.
     samples : int
-        Poses drawn for each image and round.
+        Poses drawn for each image from the search's cells, and in the last round; half as many in the rounds between.
     rounds : int
         Most rounds of adaptive importance sampling after the first draw; as many are made as the band needs.
     defensive_share : float
@@ -54,7 +54,7 @@ class EngineSettings:
     direction_order: int = 4
     in_plane_angles: int = 48
     shift_range_angstrom: float = 0.0
-    samples: int = 48
+    samples: int = 64
     rounds: int = 4
     defensive_share: float = 0.05
     minimum_weight: float = 1e-3

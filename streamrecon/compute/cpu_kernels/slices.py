@@ -5,11 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from streamrecon.compute.cpu_kernels.simd import gather_trilinear, scatter_trilinear
+from streamrecon.compute.cpu_kernels.simd import gather_trilinear, scatter_trilinear, unit_phase
 
 _ZERO = np.float32(0.0)
 _ONE = np.float32(1.0)
-_TWO_PI = np.float32(2 * np.pi)
 
 
 @njit(inline="always")
@@ -35,24 +34,6 @@ def locate(rotation, kx, ky, pad, radius, step_y, step_z, base, fx, fy, fz, sign
         base[p] = iz * step_z + iy * step_y + np.int32(width) * ix
 
 
-@njit(inline="always")
-def shift_phases(shift_x, shift_y, box_size, k_max, runs, axis_re, axis_im, phase_re, phase_im):
-    """exp(-2 pi i k.t / N) at every point: a table along kx times one factor a row."""
-    scale = -_TWO_PI / np.float32(box_size)
-    for k in range(k_max + 1):
-        angle = scale * shift_x * np.float32(k)
-        axis_re[k] = np.cos(angle)
-        axis_im[k] = np.sin(angle)
-    for r in range(runs.shape[0]):
-        start, count, kx0 = runs[r, 0], runs[r, 1], runs[r, 2]
-        angle = scale * shift_y * np.float32(runs[r, 3])
-        row_re, row_im = np.cos(angle), np.sin(angle)
-        for c in range(count):
-            x_re, x_im = axis_re[kx0 + c], axis_im[kx0 + c]
-            phase_re[start + c] = x_re * row_re - x_im * row_im
-            phase_im[start + c] = x_re * row_im + x_im * row_re
-
-
 @njit(nogil=True, fastmath=True, cache=True, error_model="numpy")
 def extract_slices(cube, pad, kx, ky, rotation, out_re, out_im):
     """Extract central slices: cube (z, y, x, 2) float32; rotation (n, 3, 3); out (n, n_points), written."""
@@ -72,7 +53,7 @@ def extract_slices(cube, pad, kx, ky, rotation, out_re, out_im):
 
 
 @njit(nogil=True, fastmath=True, cache=True, error_model="numpy")
-def score_poses(cube, pad, kx, ky, runs, k_max, box_size, cross_re, cross_im, power_weight, rotation, shift, out):
+def score_poses(cube, pad, kx, ky, box_size, cross_re, cross_im, power_weight, rotation, shift, out):
     """Log-likelihood ratio of each image at each of its own poses.
 
     cube (z, y, x, 2); cross, power_weight (n, n_points) from `weight_half_plane`; rotation (n, K, 3, 3);
@@ -84,8 +65,7 @@ def score_poses(cube, pad, kx, ky, runs, k_max, box_size, cross_re, cross_im, po
     flat = cube.reshape(-1)
     m = kx.shape[0]
     fx, fy, fz, sign = np.empty((4, m), np.float32)
-    re, im, phase_re, phase_im = np.empty((4, m), np.float32)
-    axis_re, axis_im = np.empty((2, k_max + 1), np.float32)
+    re, im = np.empty((2, m), np.float32)
     base = np.empty(m, np.int32)
     for i in range(rotation.shape[0]):
         for j in range(rotation.shape[1]):
@@ -94,19 +74,20 @@ def score_poses(cube, pad, kx, ky, runs, k_max, box_size, cross_re, cross_im, po
                 re[p], im[p] = gather_trilinear(
                     flat, np.int64(base[p]), np.int64(step_y), np.int64(step_z), fx[p], fy[p], fz[p]
                 )
-            shift_phases(shift[i, j, 0], shift[i, j, 1], box_size, k_max, runs, axis_re, axis_im, phase_re, phase_im)
+            turns_x, turns_y = -shift[i, j, 0] / np.float32(box_size), -shift[i, j, 1] / np.float32(box_size)
             total = _ZERO
             for p in range(m):
                 a, b = re[p], im[p] * sign[p]
-                moved_re = a * phase_re[p] - b * phase_im[p]
-                moved_im = a * phase_im[p] + b * phase_re[p]
+                phase_re, phase_im = unit_phase(turns_x * kx[p] + turns_y * ky[p])
+                moved_re = a * phase_re - b * phase_im
+                moved_im = a * phase_im + b * phase_re
                 total += cross_re[i, p] * moved_re + cross_im[i, p] * moved_im
                 total -= power_weight[i, p] * (a * a + b * b)
             out[i, j] = total
 
 
 @njit(nogil=True, fastmath=True, cache=True, error_model="numpy")
-def residual_power(cube, pad, kx, ky, runs, k_max, box_size, shell, real, imaginary, ctf, rotation, shift, out):
+def residual_power(cube, pad, kx, ky, box_size, shell, real, imaginary, ctf, rotation, shift, out):
     """Mean of |I - C S P|^2 over each shell, one pose an image: out (n, n_shells) float32, written."""
     radius = np.float32(cube.shape[2] - 1)
     step_y = np.int32(2 * cube.shape[2])
@@ -114,8 +95,6 @@ def residual_power(cube, pad, kx, ky, runs, k_max, box_size, shell, real, imagin
     flat = cube.reshape(-1)
     m = kx.shape[0]
     fx, fy, fz, sign = np.empty((4, m), np.float32)
-    phase_re, phase_im = np.empty((2, m), np.float32)
-    axis_re, axis_im = np.empty((2, k_max + 1), np.float32)
     base = np.empty(m, np.int32)
     n_shells = out.shape[1]
     count = np.zeros(n_shells, np.float32)
@@ -123,13 +102,14 @@ def residual_power(cube, pad, kx, ky, runs, k_max, box_size, shell, real, imagin
         count[shell[p]] += _ONE
     for i in range(rotation.shape[0]):
         locate(rotation[i], kx, ky, np.float32(pad), radius, step_y, step_z, base, fx, fy, fz, sign, 2)
-        shift_phases(shift[i, 0], shift[i, 1], box_size, k_max, runs, axis_re, axis_im, phase_re, phase_im)
+        turns_x, turns_y = -shift[i, 0] / np.float32(box_size), -shift[i, 1] / np.float32(box_size)
         out[i, :] = _ZERO
         for p in range(m):
             a, b = gather_trilinear(flat, np.int64(base[p]), np.int64(step_y), np.int64(step_z), fx[p], fy[p], fz[p])
             b *= sign[p]
-            d_re = real[i, p] - ctf[i, p] * (a * phase_re[p] - b * phase_im[p])
-            d_im = imaginary[i, p] - ctf[i, p] * (a * phase_im[p] + b * phase_re[p])
+            phase_re, phase_im = unit_phase(turns_x * kx[p] + turns_y * ky[p])
+            d_re = real[i, p] - ctf[i, p] * (a * phase_re - b * phase_im)
+            d_im = imaginary[i, p] - ctf[i, p] * (a * phase_im + b * phase_re)
             out[i, shell[p]] += d_re * d_re + d_im * d_im
         for s in range(n_shells):
             if count[s] > _ZERO:
@@ -138,7 +118,7 @@ def residual_power(cube, pad, kx, ky, runs, k_max, box_size, shell, real, imagin
 
 @njit(nogil=True, fastmath=True, cache=True, error_model="numpy")
 def insert_slices(
-    accumulator, pad, kx, ky, runs, k_max, box_size, cross_re, cross_im, power_weight,
+    accumulator, pad, kx, ky, box_size, cross_re, cross_im, power_weight,
     rotation, shift, weight, minimum_weight, gain,
 ):  # fmt: skip
     """Add weighted images to an accumulator: the adjoint of extraction, shift and CTF.
@@ -153,8 +133,7 @@ def insert_slices(
     flat = accumulator.reshape(-1)
     m = kx.shape[0]
     fx, fy, fz, sign = np.empty((4, m), np.float32)
-    phase_re, phase_im = np.empty((2, m), np.float32)
-    axis_re, axis_im = np.empty((2, k_max + 1), np.float32)
+    re, im = np.empty((2, m), np.float32)
     base = np.empty(m, np.int32)
     inserted = 0
     for i in range(rotation.shape[0]):
@@ -165,13 +144,16 @@ def insert_slices(
             w = np.float32(weight[i, j] * gain)
             half_w = np.float32(0.5) * w  # cross holds a factor two
             locate(rotation[i, j], kx, ky, np.float32(pad), radius, step_y, step_z, base, fx, fy, fz, sign, 4)
-            shift_phases(shift[i, j, 0], shift[i, j, 1], box_size, k_max, runs, axis_re, axis_im, phase_re, phase_im)
+            turns_x, turns_y = -shift[i, j, 0] / np.float32(box_size), -shift[i, j, 1] / np.float32(box_size)
+            # apart from the scatter, which no compiler vectorises
             for p in range(m):
-                re = cross_re[i, p] * phase_re[p] + cross_im[i, p] * phase_im[p]
-                im = cross_im[i, p] * phase_re[p] - cross_re[i, p] * phase_im[p]
+                phase_re, phase_im = unit_phase(turns_x * kx[p] + turns_y * ky[p])
+                re[p] = half_w * (cross_re[i, p] * phase_re + cross_im[i, p] * phase_im)
+                im[p] = half_w * sign[p] * (cross_im[i, p] * phase_re - cross_re[i, p] * phase_im)
+            for p in range(m):
                 scatter_trilinear(
                     flat, np.int64(base[p]), np.int64(step_y), np.int64(step_z), fx[p], fy[p], fz[p],
-                    half_w * re, half_w * im * sign[p], w * power_weight[i, p],
+                    re[p], im[p], w * power_weight[i, p],
                 )  # fmt: skip
     return inserted
 

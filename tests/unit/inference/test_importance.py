@@ -5,9 +5,9 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from streamrecon.compute.cpu import CpuBackend
-from streamrecon.fourier.points import half_plane_points
+from streamrecon.fourier.points import half_plane_points, points_within
 from streamrecon.geometry.rotation import random_rotations
-from streamrecon.inference.importance import SamplingPlan, plan_rounds, refine_samples
+from streamrecon.inference.importance import Band, SamplingPlan, plan_rounds, refine_samples
 from tests.unit.compute.conftest import BOX, gaussian_volume
 from tests.unit.compute.conftest import blobs as blobs  # the fixture itself
 from tests.unit.inference.test_search import images_of
@@ -50,10 +50,11 @@ def quadrature(case, width, n):
     return rotation, shift, backend.score(cube, PAD, points, BOX, weighed, rotation, shift)[0].astype(float)
 
 
-def test_weights_and_evidence_agree_with_quadrature(case):
-    """Posterior mean and spread of the shift, and the evidence.
+@pytest.mark.parametrize("shells", [None, K_MAX // 2])
+def test_weights_and_evidence_agree_with_quadrature(case, shells):
+    """Posterior mean and spread of the shift, and the evidence; also where all rounds but the last see half the band.
 
-    Sets of 1,000 samples, so that the boxes around them cover the posterior: with the product's 48, the part
+    Sets of 1,000 samples, so that the boxes around them cover the posterior: with the product's 64, the part
     that no box covers is missing, and the evidence comes out lower.
     """
     backend, points, weighed, cube, truth = case
@@ -75,18 +76,21 @@ def test_weights_and_evidence_agree_with_quadrature(case):
         np.full((repeats, k), 1 / volume, np.float32),
         None,
     )
-    plan = SamplingPlan((0.25, 0.15), (1.0, 0.6), AREA, 1.0)
+    whole = Band(points, None)
+    early = whole if shells is None else Band(*points_within(points, shells))
+    plan = SamplingPlan((0.25, 0.15), (1.0, 0.6), (early, early, whole), (k, k), AREA, 1.0)
     starts = rng.random((repeats, 2), np.float32)
     moves = rng.random((2, repeats, k, 5), np.float32)
     many = np.repeat(weighed, repeats, axis=1)
-    found = refine_samples(backend, cube, PAD, points, BOX, many, first, plan, (starts, moves))
+    found = refine_samples(backend, cube, PAD, BOX, many, first, plan, (starts, moves))
     np.testing.assert_allclose(found.weight.sum(axis=1), 1.0, rtol=1e-5)
     mean_shift = np.einsum("nk,nkc->nc", found.weight, found.shift).mean(axis=0)
     np.testing.assert_allclose(mean_shift, exact_shift, atol=0.05)
     second = np.einsum("nk,nkc->nc", found.weight, (found.shift - exact_shift) ** 2).mean(axis=0)
     np.testing.assert_allclose(second, p @ (shift[0] - exact_shift) ** 2, rtol=0.15)
     assert abs(np.log(np.exp(found.log_evidence.astype(float) - exact_evidence).mean())) < 0.15
-    assert found.evaluations == repeats * k * 3
+    share = len(early.points) / len(points)
+    assert found.evaluations == round(repeats * k * (1 + 2 * share))
 
 
 def test_density_of_proposals_is_normalised(case):

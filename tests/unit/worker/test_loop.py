@@ -302,7 +302,7 @@ def test_another_configuration_is_refused_key_by_key(tmp_path):
     changed = make_config(tmp_path, engine={"samples": 7}, session={"output_dir": tmp_path, "seed": 5})
     with pytest.raises(CheckpointIncompatible) as caught:
         Session(tmp_path, ledger, changed).start()
-    assert "engine.samples: the checkpoint has 48, the configuration 7" in str(caught.value)
+    assert "engine.samples: the checkpoint has 64, the configuration 7" in str(caught.value)
     assert "session.seed: the checkpoint has 0, the configuration 5" in str(caught.value)
 
 
