@@ -1,7 +1,12 @@
 """Fixtures every suite shares."""
 
+import signal
+
 import numpy as np
 import pytest
+
+# a shell that starts the suite in the background has SIGINT ignored, and every program a test starts would inherit that
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

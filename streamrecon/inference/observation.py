@@ -78,13 +78,20 @@ class Observations:
 
 
 class Preparer:
-    """Turns raw images into `Observations`."""
+    """Turns raw images into `Observations`.
 
-    def __init__(self, backend: Backend, geometry: ImageGeometry, grid: PolarGrid) -> None:
+    Parameters
+    ----------
+    masked : bool
+        Lay a soft disc over each image. It keeps noise out of the likelihood, and cuts off what the CTF spreads beyond
+        it: a map of known poses is better made without.
+    """
+
+    def __init__(self, backend: Backend, geometry: ImageGeometry, grid: PolarGrid, *, masked: bool = True) -> None:
         self._backend = backend
         self._geometry = geometry
         self._grid = grid
-        mask = geometry.image_mask()
+        mask = geometry.image_mask() if masked else np.ones((geometry.box_size,) * 2, np.float32)
         self._mask_fill = float(np.mean(mask.astype(np.float64) ** 2))
         self._mask = backend.to_device(mask)
         # rings read a little beyond their own frequency: a mask spreads every coefficient over its neighbours

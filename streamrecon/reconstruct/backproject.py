@@ -40,7 +40,7 @@ class GivenPoses:
         self._backend = backend
         self._geometry = geometry_for(settings, box_size, pixel_size_angstrom)
         self._points = half_plane_points(band_limit(settings, box_size, pixel_size_angstrom))
-        self._poses = PoseEstimator(settings, self._geometry, backend)
+        self._poses = PoseEstimator(settings, self._geometry, backend, masked=False)
         self._halves = HalfMaps(backend, self._geometry, self._points.k_max)
         self._noise = NoiseModel(1, box_size // 2 + 1)
         self._seen = 0

@@ -41,7 +41,9 @@ class PoseEstimator:
     common map both are the same.
     """
 
-    def __init__(self, settings: EngineSettings, geometry: ImageGeometry, backend: Backend) -> None:
+    def __init__(
+        self, settings: EngineSettings, geometry: ImageGeometry, backend: Backend, *, masked: bool = True
+    ) -> None:
         self._settings = settings
         self._geometry = geometry
         self._backend = backend
@@ -54,7 +56,7 @@ class PoseEstimator:
             settings.direction_order, settings.in_plane_angles, geometry.shift_range, geometry.shift_range / steps
         )
         self._search = GlobalSearch(backend, grid, self.cells, box)
-        self.preparer = Preparer(backend, geometry, grid)
+        self.preparer = Preparer(backend, geometry, grid, masked=masked)
         backend.reserve(self._search.bytes_per_image)
         self._references: tuple[Reference, Reference] | None = None
         self._bands: dict[tuple[int, int], Band] = {}

@@ -114,13 +114,15 @@ def test_relion_makes_the_same_map_of_the_same_poses(relion_set, one_pass, relio
     given = maps_in(out)
     upto = given.reported
     assert upto.stop >= 15
-    assert masked_fsc(given.volume, relions.volume).fsc[upto].min() > 0.9
-    # at the last shells a half is mostly noise, of which we mask the images and RELION does not
+    full = masked_fsc(given.volume, relions.volume).fsc[upto]
+    assert full[:-1].min() > 0.9
+    assert full[-1] > 0.87  # 0.91 to 0.92 on three sets
+    # at the last shells a half is mostly noise, which our prior weighs otherwise than RELION, that has none here
     for ours, same, other in (
         (given.half_a, relions.half_a, relions.half_b),
         (given.half_b, relions.half_b, relions.half_a),
     ):
-        assert masked_fsc(ours, same).fsc[upto].min() > 0.75
+        assert masked_fsc(ours, same).fsc[upto].min() > 0.8
         assert masked_fsc(ours, other).fsc[upto].min() < 0.5
 
 
