@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry
 
 from streamrecon.cli import exit_codes
 from streamrecon.config import load_config
+from streamrecon.monitor.disk import DiskWatch
 from streamrecon.monitor.logs import configure_logging
 from streamrecon.monitor.notify import Notifier
 from streamrecon.monitor.server import MonitorServer
@@ -51,6 +52,10 @@ def run(
         )
         signal.signal(signal.SIGINT, supervisor.request_stop)
         signal.signal(signal.SIGTERM, supervisor.request_stop)
-        with MonitorServer(settings.monitor.bind, supervisor.metrics_text, supervisor.health):
+        folders = {"output_dir": settings.session.output_dir, "watch_root": settings.watch.root}
+        with (
+            MonitorServer(settings.monitor.bind, supervisor.metrics_text, supervisor.health),
+            DiskWatch(folders, supervisor.metrics.filesystem),
+        ):
             code = supervisor.run()
     raise typer.Exit(code)

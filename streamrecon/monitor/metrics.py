@@ -20,6 +20,9 @@ from streamrecon.transport.handshake import REFUSAL_REASONS
 __all__ = ["ERROR_KINDS", "IngestMetricsExporter", "SupervisorMetrics", "WorkerMetrics"]
 
 PROCESSES = ("ingest", "worker")
+FOLDERS = ("output_dir", "watch_root")
+CHANNELS = ("webhook", "email")
+NOTICE_OUTCOMES = ("sent", "failed", "dropped")
 _STEP_BUCKETS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 
 
@@ -113,6 +116,8 @@ class WorkerMetrics:
             "Connections to the published sockets refused, by reason: an unknown key, plaintext, a failed handshake.",
             ("reason",),
         )
+        self._gpu_used = gauge("gpu_memory_used_bytes", "GPU memory in use on the worker's device; 0 without a GPU.")
+        self._gpu_total = gauge("gpu_memory_total_bytes", "GPU memory of the worker's device; 0 without a GPU.")
         for reason in (*REFUSAL_REASONS, OTHER):
             self._refused.labels(reason)
         for kind in ERROR_KINDS:
@@ -186,6 +191,11 @@ class WorkerMetrics:
         """Set how many programs follow."""
         self._subscribers.set(count)
 
+    def gpu_memory(self, used_bytes: int, total_bytes: int) -> None:
+        """Set the memory of the device; not called by a worker without one."""
+        self._gpu_used.set(used_bytes)
+        self._gpu_total.set(total_bytes)
+
 
 class SupervisorMetrics:
     """What `streamrecon run` tells, for Prometheus."""
@@ -202,9 +212,25 @@ class SupervisorMetrics:
             "Times the process ended unexpectedly and was started again.",
             ("process",),
         )
+        self._free = gauge(
+            "filesystem_free_bytes",
+            "Room left for this user where the folder lies. NaN: cannot be asked. Filled: no checkpoints, no maps.",
+            ("folder",),
+        )
+        self._size = gauge("filesystem_size_bytes", "Size of the file system where the folder lies.", ("folder",))
+        self._notices = counter(
+            "notices_total",
+            "Notices to people: sent; failed after all attempts; dropped, because too many waited.",
+            ("channel", "outcome"),
+        )
         for process in PROCESSES:
             self._up.labels(process)
             self._restarts.labels(process)
+        for folder in FOLDERS:
+            self.filesystem(folder, float("nan"), float("nan"))
+        for channel in CHANNELS:
+            for outcome in NOTICE_OUTCOMES:
+                self._notices.labels(channel, outcome)
         resident_memory(registry, "supervisor")
         info_of(registry, "supervisor")
 
@@ -215,3 +241,12 @@ class SupervisorMetrics:
     def restarted(self, process: str) -> None:
         """Count a restart."""
         self._restarts.labels(process).inc()
+
+    def filesystem(self, folder: str, free_bytes: float, size_bytes: float) -> None:
+        """Set how much room there is where a folder lies, one of `FOLDERS`; NaN where it cannot be asked."""
+        self._free.labels(folder).set(free_bytes)
+        self._size.labels(folder).set(size_bytes)
+
+    def notice(self, channel: str, outcome: str) -> None:
+        """Count what became of a notice; labels from `CHANNELS` and `NOTICE_OUTCOMES`."""
+        self._notices.labels(channel, outcome).inc()

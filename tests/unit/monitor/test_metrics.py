@@ -10,7 +10,10 @@ from streamrecon import errors
 from streamrecon.compute.cpu import CpuBackend
 from streamrecon.ingest.metrics import DROP_REASONS, FILE_STATES, QUARANTINE_KINDS, IngestMetrics
 from streamrecon.monitor.metrics import (
+    CHANNELS,
     ERROR_KINDS,
+    FOLDERS,
+    NOTICE_OUTCOMES,
     IngestMetricsExporter,
     SupervisorMetrics,
     WorkerMetrics,
@@ -99,7 +102,7 @@ def test_every_labelled_child_is_there_from_the_start():
     for group, calls in (
         (IngestMetricsExporter, ingest_calls),
         (WorkerMetrics, worker_calls),
-        (SupervisorMetrics, lambda m: (m.up("ingest", True), m.restarted("worker"))),
+        (SupervisorMetrics, supervisor_calls),
     ):
         registry = CollectorRegistry()
         metrics = group(registry)
@@ -130,6 +133,16 @@ def ingest_calls(metrics):
     metrics.lease_expired(2)
 
 
+def supervisor_calls(metrics):
+    metrics.up("ingest", True)
+    metrics.restarted("worker")
+    for folder in FOLDERS:
+        metrics.filesystem(folder, 1.0, 2.0)
+    for channel in CHANNELS:
+        for outcome in NOTICE_OUTCOMES:
+            metrics.notice(channel, outcome)
+
+
 def every_error():
     todo, found = [errors.StreamReconError], []
     while todo:
@@ -148,6 +161,7 @@ def worker_calls(metrics):
     metrics.snapshot_written(0.1)
     metrics.checkpoint_durable(1000, 0.1)
     metrics.subscribers(2)
+    metrics.gpu_memory(1, 2)
     for kind in every_error():
         metrics.error(kind("x"))
     metrics.error(OSError("x"))
