@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check format lint types imports bench relion lock clean
+.PHONY: demo test check format lint types imports bench relion generated lock clean
 
 demo: $(STAMP)  ## simulated microscope, daemon and subscriber together; ends by itself
 	$(BIN)/streamrecon demo
@@ -32,6 +32,10 @@ bench: $(STAMP)  ## the figures in docs/: minutes to hours, see benchmarks/READM
 	$(BIN)/python -m benchmarks.throughput
 	$(BIN)/python -m benchmarks.convergence
 	$(BIN)/python -m benchmarks.relion_set
+
+generated: $(STAMP)  ## write what is made from the code anew: the reference of metrics, the dashboards
+	$(BIN)/python -m streamrecon.monitor.reference docs/metrics.md
+	$(BIN)/python -m deploy.grafana.generate
 
 lock: $(STAMP)  ## write requirements.lock anew from what pyproject.toml allows
 	$(BIN)/pip install --upgrade --upgrade-strategy eager -e '.[dev]'

@@ -20,9 +20,10 @@ _INTRODUCTION = """\
 Made by `python -m streamrecon.monitor.reference docs/metrics.md` from the code that serves them; do not edit.
 
 `streamrecon run` serves all of them on `monitor.bind` (`http://127.0.0.1:8750/metrics`). Names are
-`streamrecon_<process>_<what>_<unit>`, counters end in `_total`; base units, angstrom excepted; ratios from 0 to 1. Labels never grow, and
-every labelled series is there from the start. A gauge is NaN while its value is not known. Counters begin at 0 when their process starts. What to
-do with them: [monitoring.md](monitoring.md); what to do when they look bad: [runbook.md](runbook.md).
+`streamrecon_<process>_<what>_<unit>`, counters end in `_total`; base units, angstrom excepted; ratios from 0 to 1.
+Labels never grow, and every labelled series is there from the start. A gauge is NaN while its value is not known.
+Counters begin at 0 when their process starts. What to do with them: [monitoring.md](monitoring.md); what to do when
+they look bad: [runbook.md](runbook.md).
 """
 
 
