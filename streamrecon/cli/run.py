@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +19,7 @@ from streamrecon.monitor.logs import configure_logging
 from streamrecon.monitor.notify import Notifier
 from streamrecon.monitor.server import MonitorServer
 from streamrecon.monitor.supervisor import Supervisor
+from streamrecon.notices.service import NoticeService
 
 
 def run(
@@ -53,9 +55,12 @@ def run(
         signal.signal(signal.SIGINT, supervisor.request_stop)
         signal.signal(signal.SIGTERM, supervisor.request_stop)
         folders = {"output_dir": settings.session.output_dir, "watch_root": settings.watch.root}
-        with (
-            MonitorServer(settings.monitor.bind, supervisor.metrics_text, supervisor.health),
-            DiskWatch(folders, supervisor.metrics.filesystem),
-        ):
+        with ExitStack() as stack:
+            if settings.notify.wanted:
+                count = supervisor.metrics.notice
+                notices = NoticeService(settings, os.environ, supervisor.metrics_text, count=count)
+                supervisor.failed = stack.enter_context(notices).failure
+            stack.enter_context(MonitorServer(settings.monitor.bind, supervisor.metrics_text, supervisor.health))
+            stack.enter_context(DiskWatch(folders, supervisor.metrics.filesystem))
             code = supervisor.run()
     raise typer.Exit(code)

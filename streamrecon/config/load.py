@@ -40,4 +40,6 @@ def load_config(path: Path | str) -> Config:
     watch = config.watch.model_copy(update={"root": base / config.watch.root})
     curve_dir = str(base / config.security.curve_dir) if config.security.curve_dir else ""
     security = config.security.model_copy(update={"curve_dir": curve_dir})
-    return config.model_copy(update={"session": session, "watch": watch, "security": security})
+    secrets = {key: getattr(config.notify, key) for key in ("webhook_url_file", "smtp_password_file")}
+    notify = config.notify.model_copy(update={key: str(base / name) for key, name in secrets.items() if name})
+    return config.model_copy(update={"session": session, "watch": watch, "notify": notify, "security": security})

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from streamrecon.config.notify import NotifyConfig
 from streamrecon.reconstruct.settings import EngineSettings
 
 _FROZEN = ConfigDict(extra="forbid", frozen=True)
@@ -124,6 +125,7 @@ class Config(BaseModel):
     checkpoint: CheckpointConfig = CheckpointConfig()
     publish: PublishConfig = PublishConfig()
     monitor: MonitorConfig = MonitorConfig()
+    notify: NotifyConfig = NotifyConfig()
     security: SecurityConfig = SecurityConfig()
     log: LogConfig = LogConfig()
 

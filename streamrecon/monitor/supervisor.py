@@ -99,12 +99,12 @@ class Supervisor:
     stop : StopPolicy
     notifier : Notifier or None
         Told when both processes answer, while they do, and when we stop.
-    failed : callable
-        Told in words whenever a process ended unexpectedly; returns at once.
 
     Attributes
     ----------
     metrics : SupervisorMetrics
+    failed : callable
+        Told in words whenever a process ended unexpectedly; returns at once. Set it before `run`.
     """
 
     def __init__(
@@ -117,7 +117,6 @@ class Supervisor:
         restart: RestartPolicy | None = None,
         stop: StopPolicy | None = None,
         notifier: Notifier | None = None,
-        failed: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._ingest = _Child("ingest", ingest)
         self._worker = _Child("worker", worker)
@@ -128,7 +127,7 @@ class Supervisor:
         self._restart = restart or RestartPolicy()
         self._stop_policy = stop or StopPolicy()
         self._notifier = notifier or Notifier({})
-        self._failed = failed
+        self.failed: Callable[[str], None] = lambda _: None
         self._turn_at: float | None = time.monotonic()
         self._signals = 0
         self._woken = threading.Event()
@@ -237,20 +236,20 @@ class Supervisor:
             return
         if code in self._permanent:
             _log.error("process failed for good, stopping", name=child.name, exit_code=code)
-            self._failed(f"{child.name} failed for good with exit code {code}; the daemon stops")
+            self.failed(f"{child.name} failed for good with exit code {code}; the daemon stops")
             self._exit_code = code
             return
         ran = now - child.started
         child.failures = 1 if ran >= self._restart.reset_after_seconds else child.failures + 1
         if child.failures > self._restart.give_up_after:
             _log.error("process fails again and again, giving up", name=child.name, failures=child.failures)
-            self._failed(f"{child.name} failed {child.failures} times in a row, last with exit code {code}; giving up")
+            self.failed(f"{child.name} failed {child.failures} times in a row, last with exit code {code}; giving up")
             self._exit_code = 1
             return
         wait = min(self._restart.maximum_seconds, self._restart.first_seconds * 2.0 ** (child.failures - 1))
         child.restart_at = now + wait
         _log.warning("process ended, restarting", name=child.name, exit_code=code, seconds=wait)
-        self._failed(f"{child.name} ended unexpectedly with exit code {code}; it is started again in {wait:g} s")
+        self.failed(f"{child.name} ended unexpectedly with exit code {code}; it is started again in {wait:g} s")
 
     def _stop_all(self) -> None:
         signals = self._signals

@@ -208,6 +208,23 @@ def test_it_gives_up_after_so_many_failures_in_a_row(stage):
     assert "ingest stopped" in stage.said()
 
 
+@pytest.mark.parametrize(
+    ("code", "permanent", "told"),
+    [
+        (1, (), ["it is started again in 0.05 s"] + ["it is started again in"] * 2 + ["giving up"]),
+        (2, (2,), ["for good with exit code 2"]),
+    ],
+)
+def test_who_asked_is_told_of_every_failure(stage, code, permanent, told):
+    supervisor = supervise(stage, worker=f"exit{code}", permanent_exit_codes=permanent)
+    said = []
+    supervisor.failed = said.append
+    with Running(supervisor):
+        pass
+    assert len(said) == len(told)
+    assert all(part in text and text.startswith("worker") for part, text in zip(told, said, strict=True)), said
+
+
 def test_children_end_with_a_supervisor_that_is_killed(stage, tmp_path):
     script = tmp_path / "supervise.py"
     script.write_text(
