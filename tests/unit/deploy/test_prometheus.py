@@ -97,7 +97,8 @@ def test_the_table_in_the_docs_is_that_of_the_rules():
     text = (ROOT / "docs" / "monitoring.md").read_text(encoding="utf-8")
     table = re.findall(r"^\| `(Streamrecon\w+)` \|.*\| ([^|]*) \| (\w+) \|$", text, re.MULTILINE)
     expected = [
-        (rule["alert"], rule.get("for", "").replace("m", " min"), rule["labels"]["severity"]) for rule in rules("alert")
+        (rule["alert"], rule["for"].replace("m", " min") if "for" in rule else "at once", rule["labels"]["severity"])
+        for rule in rules("alert")
     ]
     assert [(name, wait.strip(), severity) for name, wait, severity in table] == expected
 
