@@ -25,6 +25,14 @@ def test_the_first_goes_at_once_and_the_rest_in_one():
     assert [n.text for n in quiet.due(600)] == ["d"]
 
 
+def test_one_that_comes_late_does_not_displace_those_that_wait():
+    quiet = QuietTimes(300)
+    quiet.admit(notice("a"), 0)
+    quiet.admit(notice("b"), 1)
+    assert quiet.admit(notice("c"), 400) is None
+    assert [n.text for n in quiet.due(400)] == ["c (2 such notices since the last one)"]
+
+
 def test_kinds_do_not_silence_each_other():
     quiet = QuietTimes(300)
     assert quiet.admit(notice(), 0)
