@@ -1,5 +1,9 @@
 """Notices over a real publisher and a real webhook."""
 
+import os
+import signal
+import subprocess
+import sys
 import threading
 import time
 from contextlib import contextmanager
@@ -140,3 +144,48 @@ def test_a_chat_that_is_down_holds_up_nobody(monkeypatch):
         # far less than the attempts of a single notice take
         assert told < 60
         assert chat.posts == []
+
+
+@contextmanager
+def notify_verb(folder, publisher, chat, *options):
+    """Run `streamrecon notify` beside the test; yields the process."""
+    config = folder / "config.toml"
+    config.write_text(
+        f'[session]\nname = "grid7"\n[publish]\nevents = "{publisher.events}"\nsnapshots = "{publisher.snapshots}"\n'
+        '[notify]\nwebhook = "slack"\n'
+    )
+    with subprocess.Popen(
+        [sys.executable, "-m", "streamrecon", "notify", "-c", config, *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=os.environ | {"STREAMRECON_WEBHOOK_URL": chat.url},
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize(("statuses", "code", "says"), [([], 0, "webhook: sent"), ([404], 4, "answered 404")])
+def test_the_settings_can_be_tried(tmp_path, statuses, code, says):
+    with Chat(statuses) as chat, publishing() as publisher, notify_verb(tmp_path, publisher, chat, "--test") as verb:
+        said, _ = verb.communicate(timeout=60)
+    assert verb.returncode == code
+    assert says in said
+    assert "SECRET" not in said
+    assert len(chat.posts) == (code == 0)
+
+
+def test_beside_a_daemon_in_two_halves(tmp_path, chat):
+    with publishing() as publisher, notify_verb(tmp_path, publisher, chat) as verb:
+        deadline = time.monotonic() + 60
+        while publisher.subscribers == 0:
+            assert verb.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        publisher.publish_event("batch_refused", "batch 7 cannot be used")
+        chat.wait_for(about("batch 7"))
+        verb.send_signal(signal.SIGINT)
+        said, _ = verb.communicate(timeout=60)
+    assert verb.returncode == 0, said
