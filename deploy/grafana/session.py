@@ -182,9 +182,27 @@ def _map(dashboard: builders.Dashboard) -> builders.Dashboard:
         .with_panel(
             timeline(
                 "Kind of halves",
-                "common: halves posed on one map, optimistic. Otherwise independent: an honest FSC.",
+                "common: halves posed on one map, optimistic. gold_standard: each half on its own, an honest FSC.",
                 (f"streamrecon_worker_fsc_kind{{{SESSION}}}", "{{kind}}"),
                 words=_IS,
+            )
+        )
+        .with_panel(
+            curves(
+                "Images that fit",
+                "Share of the images that the map explains better than junk; empty until it can be judged.",
+                (f"streamrecon_worker_inlier_ratio{{{SESSION}}}", "inliers"),
+                unit="percentunit",
+                from_zero=True,
+            )
+        )
+        .with_panel(
+            curves(
+                "Particles in the map",
+                "Over all restarts of the session.",
+                (f"streamrecon_worker_particles_seen{{{SESSION}}}", "particles"),
+                unit="locale",
+                from_zero=True,
             )
         )
         .with_panel(
