@@ -10,7 +10,8 @@
     ├── TransportError               something about the wire
     │   ├── ProtocolVersionError
     │   ├── AuthenticationError
-    │   └── SequenceGap
+    │   ├── SequenceGap
+    │   └── DeliveryError            a notice to people has not arrived
     ├── StateError                   something about saved state
     │   ├── CheckpointCorrupt
     │   └── CheckpointIncompatible
@@ -82,6 +83,23 @@ class SequenceGap(TransportError):
     """Messages were lost between two sequence numbers."""
 
     transient = True
+
+
+class DeliveryError(TransportError):
+    """A notice to people has not arrived.
+
+    Attributes
+    ----------
+    again : bool
+        Whether another attempt may succeed.
+    after_seconds : float
+        Not before that; 0 if the other side did not say.
+    """
+
+    def __init__(self, text: str, *, again: bool = False, after_seconds: float = 0.0) -> None:
+        super().__init__(text)
+        self.again = again
+        self.after_seconds = after_seconds
 
 
 class StateError(StreamReconError):

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from streamrecon.config.notify import LOOPBACK, NotifyConfig
-from streamrecon.errors import ConfigError, TransportError
+from streamrecon.errors import ConfigError, DeliveryError
 from streamrecon.notices.notice import Notice
 from streamrecon.notices.shapes import SHAPES, mail
 
@@ -25,23 +25,6 @@ _LONGEST_SECRET = 4096
 _LATER = (408, 425, 429)  # Request Timeout, Too Early, Too Many Requests
 # at info it logs every URL that it asks, and a webhook's is a secret
 logging.getLogger("httpx").setLevel(logging.WARNING)
-
-
-class DeliveryError(TransportError):
-    """A notice could not be delivered.
-
-    Attributes
-    ----------
-    again : bool
-        Whether another attempt may succeed.
-    after_seconds : float
-        Not before that; 0 if the other side did not say.
-    """
-
-    def __init__(self, text: str, *, again: bool, after_seconds: float = 0.0) -> None:
-        super().__init__(text)
-        self.again = again
-        self.after_seconds = after_seconds
 
 
 class Channel(Protocol):

@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 
 import structlog
 
-from streamrecon.notices.channels import Channel, DeliveryError
+from streamrecon.errors import DeliveryError
+from streamrecon.notices.channels import Channel
 from streamrecon.notices.notice import Notice
 
 QUEUE_LENGTH = 100

@@ -40,6 +40,8 @@ def following(chat, publisher, *, page=lambda: None, tell_silence=False, curve_d
             assert time.monotonic() < deadline
             time.sleep(0.01)
         yield notices
+    for courier in notices._couriers:  # one attempt may be under way: nothing of it outlives the test
+        courier._thread.join(60)
 
 
 @pytest.fixture

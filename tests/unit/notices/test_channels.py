@@ -8,8 +8,8 @@ import socket
 import pytest
 
 from streamrecon.config.notify import NotifyConfig
-from streamrecon.errors import ConfigError
-from streamrecon.notices.channels import DeliveryError, Email, Webhook, channels_of, secret
+from streamrecon.errors import ConfigError, DeliveryError
+from streamrecon.notices.channels import Email, Webhook, channels_of, secret
 from streamrecon.notices.notice import Notice
 from tests.unit.notices.servers import SECRET_PATH, Chat, Mailbox, mail_server, make_certificate, needs_openssl
 

@@ -6,8 +6,8 @@ from collections import Counter
 
 import pytest
 
+from streamrecon.errors import DeliveryError
 from streamrecon.notices import courier as module
-from streamrecon.notices.channels import DeliveryError
 from streamrecon.notices.courier import Courier
 from streamrecon.notices.notice import Notice
 
