@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from streamrecon.cli.exit_codes import errors_as_exit_codes
+from streamrecon.errors import ConfigError
 from streamrecon.transport.keys import client_folder, make_client, make_server
 
 
@@ -19,21 +20,26 @@ def keygen(
     worker: Annotated[
         bool, typer.Option("--worker", help="The client is a worker: it may take particles, not subscribe.")
     ] = False,
+    control: Annotated[
+        bool, typer.Option("--control", help="The client may command the session with ctl, not subscribe.")
+    ] = False,
 ) -> None:
     """Make a daemon's keys, or with --client one client's.
 
-    The daemon's come with keys for its own worker and for subscribers on its host. A client gets the folder
+    The daemon's come with keys for its own worker, and for subscribers and ctl on its host. A client gets the folder
     clients/NAME over a safe way (scp) and uses it with `streamrecon subscribe --curve`. To shut a client out, delete
     its file below authorized/: it is refused from its next connection on.
 
-    Exit codes: 0 done; 2 keys of that name exist, or the folder cannot be written.
+    Exit codes: 0 done; 2 keys of that name exist, the folder cannot be written, or the options do not fit.
     """
     console = Console(highlight=False, soft_wrap=True)
     with errors_as_exit_codes():
+        if worker and control:
+            raise ConfigError("--worker and --control: a key has one role; make two clients of different names")
         if client is None:
             written = make_server(folder)
         else:
-            written = make_client(folder, client, "worker" if worker else "subscriber")
+            written = make_client(folder, client, "worker" if worker else "control" if control else "subscriber")
         for path in written:
             console.print(escape(str(path)))
         if client is None:

@@ -21,17 +21,18 @@ class SessionPorts:
     volumes: str
     snapshots: str
     monitor: str
+    control: str
 
 
 def free_ports() -> SessionPorts:
     """Return endpoints on ports that were free a moment ago, so that two sessions can run side by side."""
     with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(5)]
+        sockets = [stack.enter_context(socket.socket()) for _ in range(6)]
         for s in sockets:
             s.bind(("127.0.0.1", 0))
         ports = [s.getsockname()[1] for s in sockets]
-    feed, events, volumes, snapshots = (f"tcp://127.0.0.1:{port}" for port in ports[:4])
-    return SessionPorts(feed, events, volumes, snapshots, f"127.0.0.1:{ports[4]}")
+    feed, events, volumes, snapshots, control = (f"tcp://127.0.0.1:{port}" for port in ports[:5])
+    return SessionPorts(feed, events, volumes, snapshots, f"127.0.0.1:{ports[5]}", control)
 
 
 def write_session_config(folder: Path, ports: SessionPorts, *, seed: int, settle_seconds: float = 1.0) -> Path:
@@ -55,6 +56,9 @@ batch_wait_seconds = 2.0
 events = "{ports.events}"
 volumes = "{ports.volumes}"
 snapshots = "{ports.snapshots}"
+
+[control]
+endpoint = "{ports.control}"
 
 [monitor]
 bind = "{ports.monitor}"

@@ -84,6 +84,13 @@ class PublishConfig(BaseModel):
     heartbeat_seconds: Positive = 1.0
 
 
+class ControlConfig(BaseModel):
+    """[control]: the socket that a running worker takes commands on."""
+
+    model_config = _FROZEN
+    endpoint: Endpoint | Literal[""] = "tcp://127.0.0.1:8764"
+
+
 class MonitorConfig(BaseModel):
     """[monitor]: the HTTP side."""
 
@@ -124,6 +131,7 @@ class Config(BaseModel):
     snapshot: SnapshotConfig = SnapshotConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     publish: PublishConfig = PublishConfig()
+    control: ControlConfig = ControlConfig()
     monitor: MonitorConfig = MonitorConfig()
     notify: NotifyConfig = NotifyConfig()
     security: SecurityConfig = SecurityConfig()
@@ -143,6 +151,12 @@ class Config(BaseModel):
 
     @model_validator(mode="after")
     def _loopback_unless_said(self) -> Config:
+        if not (self.security.curve_dir or not self.control.endpoint or _is_local(self.control.endpoint)):
+            raise ValueError(
+                f"control.endpoint = {self.control.endpoint!r} can be reached from the network, and whoever reaches it "
+                "could end the session; use 127.0.0.1, or make keys with `streamrecon keygen` and set "
+                "security.curve_dir (security.allow_plaintext_on_network does not open it)"
+            )
         if self.security.allow_plaintext_on_network:
             return self
         guarded = {
@@ -154,11 +168,16 @@ class Config(BaseModel):
         # HTTP knows no CURVE
         endpoints = {**({} if self.security.curve_dir else guarded), "monitor.bind": self.monitor.bind}
         for key, value in endpoints.items():
-            host = value.removeprefix("tcp://").rsplit(":", 1)[0]
-            if not value.startswith("ipc://") and host not in ("127.0.0.1", "localhost"):
+            if not _is_local(value):
                 curve = "make keys with `streamrecon keygen` and set security.curve_dir, " if key in guarded else ""
                 raise ValueError(
                     f"{key} = {value!r} can be reached from the network without encryption; use 127.0.0.1, {curve}or "
                     "set security.allow_plaintext_on_network = true if the network is yours alone"
                 )
         return self
+
+
+def _is_local(address: str) -> bool:
+    """Return True if only this host can reach an endpoint or host:port."""
+    host = address.removeprefix("tcp://").rsplit(":", 1)[0]
+    return address.startswith("ipc://") or host in ("127.0.0.1", "localhost")

@@ -26,6 +26,7 @@ from streamrecon.transport.feed_schema import (
     Ack,
     Bye,
     Credit,
+    Drain,
     Drained,
     ErrorReply,
     Heartbeat,
@@ -73,6 +74,13 @@ class FeedServer:
     curve : ServerKeys or None
         With them only workers whose key is authorized get in, and all is encrypted.
 
+    Attributes
+    ----------
+    endpoint : str
+        As bound.
+    drain_asked : bool
+        A worker has passed on that a person wants the session to end.
+
     Notes
     -----
     A worker's checkpoint is the truth about what it folded (see `BatchLedger.synchronise`). Only its Ack and
@@ -96,6 +104,7 @@ class FeedServer:
         self._metrics = metrics or NoIngestMetrics()
         self._clock = clock
         self._draining = False
+        self.drain_asked = False
         self._workers: dict[str, _Worker] = {}
         self._superseded: dict[bytes, None] = {}
         # Workers that hold leases from before a restart have as long as any other to come back.
@@ -196,8 +205,15 @@ class FeedServer:
                 del self._workers[worker_id]
                 requeued = self._batches.requeue(worker_id)
                 _log.info("worker_left", worker=worker_id, requeued=requeued)
+            case Drain():
+                self._note_drain(worker_id)
             case Hello() | Heartbeat():
                 pass
+
+    def _note_drain(self, worker_id: str) -> None:
+        if not self.drain_asked:
+            self.drain_asked = True
+            _log.info("drain_asked", worker=worker_id)
 
     def _hello(self, route: bytes, hello: Hello) -> None:
         session = self._ledger.session
@@ -244,6 +260,8 @@ class FeedServer:
             held=len(hello.held),
             requeued=len(requeued),
         )
+        if hello.drain:
+            self._note_drain(hello.worker_id)
         if self._draining:
             self._send(route, Drained())
 

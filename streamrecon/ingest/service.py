@@ -142,6 +142,8 @@ class IngestService:
     def _step(self, until_idle: float | None) -> bool:
         """Do one round; return True if the stream is idle and over."""
         now = self.turn_at = time.monotonic()
+        if self._feed.drain_asked:
+            return self._drain(now)
         # Hints first: what changes during the scan is a hint for the next round.
         self._collector.take_changes(self._watcher.changed(), now)
         if self._watcher.scan_due(now):
@@ -160,6 +162,15 @@ class IngestService:
             self._scan(time.monotonic())
             return self._collector.changed_at == changed_at
         return False
+
+    def _drain(self, now: float) -> bool:
+        """Serve what the ledger holds and look at nothing new; return True once all of it is folded."""
+        self._batcher.make(now, flush=True)
+        self._feed.poll(_STEP_SECONDS)
+        if now >= self._next_metrics:
+            self._next_metrics = now + _METRICS_SECONDS
+            self._report()
+        return self._all_folded()
 
     def _obey_requests(self, now: float) -> None:
         """Do what people have asked for through `streamrecon quarantine`, now or while nobody was here."""

@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.metrics_core import Metric
 
+from streamrecon.monitor.control_metrics import ControlMetrics
 from streamrecon.monitor.metrics import IngestMetricsExporter, SupervisorMetrics, WorkerMetrics
 
 GROUPS: Mapping[str, Callable[[CollectorRegistry], object]] = {
     "supervisor": SupervisorMetrics,
     "ingest": IngestMetricsExporter,
     "worker": WorkerMetrics,
+    "control": ControlMetrics,
 }
 
 

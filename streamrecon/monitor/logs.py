@@ -23,6 +23,11 @@ def wants_json(config: LogConfig, stream: TextIO, environment: Mapping[str, str]
     return not stream.isatty()
 
 
+def set_log_level(level: str) -> None:
+    """Say from now on only what is at least that important: "debug", "info", "warning" or "error"."""
+    logging.getLogger().setLevel(level.upper())
+
+
 def configure_logging(config: LogConfig, process: str) -> None:
     """Set up logging for this process; call it once, before anything is logged.
 
@@ -61,10 +66,15 @@ def configure_logging(config: LogConfig, process: str) -> None:
     )
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(config.level.upper())
+    set_log_level(config.level)
     structlog.configure(
-        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
-        wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, config.level.upper())),
+        # the level is asked of the standard library, line by line: it may change while we run
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *shared,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG),
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
     )

@@ -13,6 +13,7 @@ _WHERE = {
     "supervisor": "Of `streamrecon run` itself.",
     "ingest": "Of the half that watches the folder; also on `streamrecon ingest --metrics-bind`.",
     "worker": "Of the half that reconstructs; also on `streamrecon worker --metrics-bind`.",
+    "control": "Of the socket that `streamrecon ctl` speaks to; on the worker's page.",
 }
 _INTRODUCTION = """\
 # Metrics

@@ -175,6 +175,10 @@ class FeedClient:
         """Give back a batch that cannot be folded: its particles are quarantined under ``kind``."""
         self._link.give_back(batch_id, kind, reason)
 
+    def drain(self) -> None:
+        """Ask the ingester to take nothing new; `drained` becomes true once everything is folded."""
+        self._link.drain()
+
     def close(self) -> None:
         """Say Bye and close; what was not acknowledged may go to the next worker."""
         self._link.close()

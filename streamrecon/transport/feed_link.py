@@ -19,6 +19,7 @@ from streamrecon.transport.feed_schema import (
     Batch,
     Bye,
     Credit,
+    Drain,
     ErrorReply,
     Heartbeat,
     Hello,
@@ -70,6 +71,7 @@ class FeedLink:
         self._folded = set(folded)
         self._held: set[int] = set()
         self._waiting = 0
+        self._drain = False
         self._stop = threading.Event()
         self._welcome: Welcome | None = None
         self._refused = False
@@ -108,6 +110,12 @@ class FeedLink:
         with self._lock:
             self._held.discard(batch_id)
             self._outbox.put(Nack(batch_id, kind, reason))
+
+    def drain(self) -> None:
+        """Ask the ingester to take nothing new and to end once everything is folded."""
+        with self._lock:
+            self._drain = True
+            self._outbox.put(Drain())
 
     def close(self) -> None:
         """Say Bye and end the thread."""
@@ -167,7 +175,7 @@ class FeedLink:
     def _hello(self, now: float) -> None:
         self._hello_at = now
         with self._lock:
-            # This Hello says what waits: credits in its credits, Acks in its folded, Nacks as not held.
+            # This Hello says what waits: credits in its credits, Acks in its folded, Nacks as not held, Drain as such.
             while not self._outbox.empty():
                 self._outbox.get_nowait()
             hello = Hello(
@@ -178,6 +186,7 @@ class FeedLink:
                 session=self._session,
                 folded=compress_ids(self._folded),
                 held=sorted(self._held),
+                drain=self._drain,
             )
         if not self._send(hello):
             self._hello_at = now - _HELLO_SECONDS + _KNOCK_SECONDS

@@ -31,7 +31,8 @@ class Hello(Struct, frozen=True, tag="hello", kw_only=True):
     """A worker's first message, and again whenever the server does not know it.
 
     ``folded`` are the batches in its durable checkpoint, as inclusive ranges; ``held`` those it has in memory
-    but has not made durable. ``session`` is the one its checkpoint belongs to, "" if it starts empty.
+    but has not made durable. ``session`` is the one its checkpoint belongs to, "" if it starts empty. ``drain``
+    repeats a Drain that the server may have missed.
     """
 
     version: int
@@ -41,6 +42,7 @@ class Hello(Struct, frozen=True, tag="hello", kw_only=True):
     session: Name = ""
     folded: list[IdRange] = []
     held: list[BatchId] = []
+    drain: bool = False
 
 
 class Credit(Struct, frozen=True, tag="credit"):
@@ -61,6 +63,10 @@ class Nack(Struct, frozen=True, tag="nack"):
     batch_id: BatchId
     kind: Name
     reason: Text
+
+
+class Drain(Struct, frozen=True, tag="drain"):
+    """A person wants the session to end: take nothing new, and say Drained once everything is folded."""
 
 
 class Heartbeat(Struct, frozen=True, tag="heartbeat"):
@@ -116,7 +122,7 @@ class ErrorReply(Struct, frozen=True, tag="error"):
 STACK_UNREADABLE = "stack_unreadable"
 ERROR_KINDS = ("protocol_version", "session_mismatch", "lease_lost", "unknown_worker", "superseded")
 
-WorkerMessage: TypeAlias = Hello | Credit | Ack | Nack | Heartbeat | Bye
+WorkerMessage: TypeAlias = Hello | Credit | Ack | Nack | Drain | Heartbeat | Bye
 IngestMessage: TypeAlias = Welcome | Batch | Pause | Drained | ErrorReply
 
 _T = TypeVar("_T")

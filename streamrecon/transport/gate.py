@@ -13,7 +13,7 @@ import zmq
 from zmq.auth.thread import ThreadAuthenticator
 
 from streamrecon.transport.handshake import HandshakeWatch
-from streamrecon.transport.keys import Role, ServerKeys
+from streamrecon.transport.keys import ROLES, Role, ServerKeys
 
 # from zmq.h, where it is fixed, but not in pyzmq: without an answer from ZAP nobody comes in
 _ZAP_ENFORCE_DOMAIN = 93
@@ -43,7 +43,7 @@ class Gate:
         if keys is not None:
             self._authenticator = ThreadAuthenticator(context)
             self._authenticator.start()
-            for role in ("subscriber", "worker"):
+            for role in ROLES:
                 self._authenticator.configure_curve_callback(role, _AllowList(keys, role))
 
     def guard(self, sock: zmq.Socket[bytes], role: Role) -> None:

@@ -4,6 +4,7 @@ FOLDER/                          0700, security.curve_dir of the daemon
   server.key, server.key_secret  of every socket that the daemon binds
   authorized/NAME.key            public keys that may subscribe
   authorized/workers/NAME.key    public keys that may take particles from the feed
+  authorized/control/NAME.key    public keys that may command the daemon
   clients/NAME/                  what client NAME needs: client.key, client.key_secret, server.key
 
 The files are ZPL, as `zmq.auth` reads and writes them; secret keys are 0600 from the first byte on.
@@ -16,15 +17,17 @@ import re
 import stat
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import zmq
 import zmq.auth
 
 from streamrecon.errors import ConfigError
 
-Role = Literal["subscriber", "worker"]
+Role = Literal["subscriber", "worker", "control"]
+ROLES: tuple[Role, ...] = get_args(Role)
 WORKER_NAME = "worker"
+OPERATOR_NAME = "operator"
 LOCAL_NAME = "local"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _Z85_LENGTH = 40
@@ -32,7 +35,11 @@ _SERVER = "server"
 _CLIENT = "client"
 _PUBLIC_SUFFIX = ".key"
 _SECRET_SUFFIX = ".key_secret"
-_FOLDERS: dict[Role, tuple[str, ...]] = {"subscriber": ("authorized",), "worker": ("authorized", "workers")}
+_FOLDERS: dict[Role, tuple[str, ...]] = {
+    "subscriber": ("authorized",),
+    "worker": ("authorized", "workers"),
+    "control": ("authorized", "control"),
+}
 
 
 @dataclass(frozen=True)
@@ -66,13 +73,17 @@ class ServerKeys:
 
     def authorizes(self, role: Role, public: bytes) -> bool:
         """Return True if the key is in the role's folder; False, too, if the folder cannot be read."""
+        return bool(self.name_of(role, public))
+
+    def name_of(self, role: Role, public: bytes) -> str:
+        """Return the name under which a key is in the role's folder, "" if it is not."""
         for path in self.folder.joinpath(*_FOLDERS[role]).glob("*" + _PUBLIC_SUFFIX):
             try:
                 if load_public(path) == public:
-                    return True
+                    return path.name.removesuffix(_PUBLIC_SUFFIX) or path.name
             except ConfigError:
                 continue
-        return False
+        return ""
 
 
 @dataclass(frozen=True)
@@ -109,7 +120,12 @@ def client_folder(folder: Path, name: str) -> Path:
 
 
 def make_server(folder: Path) -> list[Path]:
-    """Make a daemon's key pair, its own worker's and one for subscribers on its host; return what was written.
+    """Make a daemon's key pair and those of its own worker, and of subscribers and the operator on its host.
+
+    Returns
+    -------
+    list of Path
+        What was written.
 
     Raises
     ------
@@ -118,10 +134,12 @@ def make_server(folder: Path) -> list[Path]:
     """
     public, secret = zmq.curve_keypair()
     _make_folder(folder)
-    _make_folder(folder.joinpath(*_FOLDERS["worker"]))
+    for role in ("worker", "control"):
+        _make_folder(folder.joinpath(*_FOLDERS[role]))
     written = [_write_secret(folder / (_SERVER + _SECRET_SUFFIX), public, secret)]
     written.append(_write_public(folder / (_SERVER + _PUBLIC_SUFFIX), public))
-    return [*written, *make_client(folder, WORKER_NAME, "worker"), *make_client(folder, LOCAL_NAME, "subscriber")]
+    clients: dict[str, Role] = {WORKER_NAME: "worker", LOCAL_NAME: "subscriber", OPERATOR_NAME: "control"}
+    return written + [path for name, role in clients.items() for path in make_client(folder, name, role)]
 
 
 def make_client(folder: Path, name: str, role: Role) -> list[Path]:
@@ -138,6 +156,8 @@ def make_client(folder: Path, name: str, role: Role) -> list[Path]:
     public, secret = zmq.curve_keypair()
     own = client_folder(folder, name)
     _make_folder(own)
+    # a folder that an earlier release made lacks the later roles
+    _make_folder(folder.joinpath(*_FOLDERS[role]))
     return [
         _write_secret(own / (_CLIENT + _SECRET_SUFFIX), public, secret),
         _write_public(own / (_CLIENT + _PUBLIC_SUFFIX), public),

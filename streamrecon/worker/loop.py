@@ -17,6 +17,7 @@ from streamrecon.particles import ParticleBatch
 from streamrecon.state.background import AsyncCheckpointer
 from streamrecon.state.checkpoint import CheckpointStore
 from streamrecon.transport.publisher import Publisher
+from streamrecon.worker.control import Control, Steering
 from streamrecon.worker.outputs import write_snapshot
 from streamrecon.worker.preprocess import decide_contrast, usable
 from streamrecon.worker.reconstruction import Reconstruction
@@ -60,6 +61,9 @@ class Feed(Protocol):
     def nack(self, batch_id: int, kind: str, reason: str) -> None:
         """Give back a batch that cannot be used."""
 
+    def drain(self) -> None:
+        """Ask that nothing new be taken, and that the stream end once everything is folded."""
+
 
 class Worker:
     """Drive one session from the feed to its outputs.
@@ -73,6 +77,8 @@ class Worker:
     store : CheckpointStore
     publisher : Publisher
     metrics : WorkerMetrics
+    control : Control or None
+        Orders of people; None: nobody gives any.
 
     Notes
     -----
@@ -89,12 +95,14 @@ class Worker:
         store: CheckpointStore,
         publisher: Publisher,
         metrics: WorkerMetrics,
+        control: Control | None = None,
     ) -> None:
         self._config = config
         self._feed = feed
         self._reconstruction = reconstruction
         self._publisher = publisher
         self._metrics = metrics
+        self._control = control or Control(config)
         self._checkpointer = AsyncCheckpointer[list[int]](store, before=reconstruction.sync)
         self._unacknowledged: list[int] = []
         self._undecided: list[tuple[int, ParticleBatch]] = []
@@ -120,11 +128,15 @@ class Worker:
         StreamReconError
             What cannot be gone on from; the last checkpoint holds.
         """
+        steering = Steering(stop.set, self._feed.drain, self._snapshot, self._tell)
         try:
             while not (stop.is_set() or self._feed.drained):
                 self._turn_at = time.monotonic()
-                item = self._feed.poll(POLL_SECONDS)
-                if item is not None:
+                engine = self._reconstruction.engine
+                self._control.turn(steering, None if engine is None else engine.status, len(self._unacknowledged))
+                if self._control.paused:
+                    stop.wait(POLL_SECONDS)
+                elif (item := self._feed.poll(POLL_SECONDS)) is not None:
                     self._take(*item)
                 self._decide_contrast()
                 self._finish_checkpoint(0.0)
@@ -209,11 +221,15 @@ class Worker:
         self._tell("batch_refused", str(error), batch=batch_id, error_kind=error.kind)
 
     def _start_checkpoint_if_due(self) -> None:
-        if not self._unacknowledged or self._checkpointer.busy:
+        if self._checkpointer.busy:
+            return
+        if not self._unacknowledged:
+            self._control.nothing_to_save()
             return
         waited = time.monotonic() - self._checkpoint_at
         due = (
-            waited >= self._config.checkpoint.every_seconds
+            self._control.checkpoint_asked
+            or waited >= self._control.config.checkpoint.every_seconds
             or (self._feed.paused and waited >= PAUSED_CHECKPOINT_SECONDS)
             or len(self._unacknowledged) >= MAX_UNACKNOWLEDGED
         )
@@ -224,6 +240,7 @@ class Worker:
         self._checkpoint_at = time.monotonic()
         state, extra = self._reconstruction.state(self._feed.session)
         self._checkpointer.submit(state, extra, list(self._unacknowledged))
+        self._control.checkpoint_started()
 
     def _finish_checkpoint(self, timeout_seconds: float | None, *, must: bool = False) -> None:
         """Acknowledge what has become durable; one that failed is tried again later unless it must succeed."""
@@ -231,6 +248,7 @@ class Worker:
             done = self._checkpointer.poll(timeout_seconds)
         except StateError as error:
             self._metrics.error(error)
+            self._control.checkpoint_failed(error)
             if must:
                 raise
             self._tell("checkpoint_failed", str(error))
@@ -242,6 +260,7 @@ class Worker:
         durable = set(batch_ids)
         self._unacknowledged = [i for i in self._unacknowledged if i not in durable]
         self._metrics.checkpoint_durable(saved.bytes, saved.seconds)
+        self._control.checkpoint_durable(saved)
         _log.debug("checkpoint durable", number=saved.number, bytes=saved.bytes, batches=len(batch_ids))
 
     def _snapshot_if_due(self) -> None:
@@ -250,13 +269,15 @@ class Worker:
             return
         new = engine.status.particles_seen - self._snapshot_seen
         waited = time.monotonic() - self._snapshot_at
-        if new > 0 and (new >= self._config.snapshot.every_images or waited >= self._config.snapshot.every_seconds):
+        every = self._control.config.snapshot
+        if new > 0 and (new >= every.every_images or waited >= every.every_seconds):
             self._snapshot()
 
-    def _snapshot(self) -> None:
+    def _snapshot(self) -> str:
+        """Publish and write a snapshot, if there is anything in the map; return what went wrong, "" if nothing."""
         engine = self._reconstruction.engine
         if engine is None or engine.status.particles_seen == 0:
-            return
+            return ""
         began = time.monotonic()
         snapshot = engine.snapshot()
         self._snapshot_at, self._snapshot_seen = began, snapshot.status.particles_seen
@@ -265,8 +286,9 @@ class Worker:
             write_snapshot(self._output_dir / SNAPSHOT_FOLDER, snapshot)
         except OSError as error:
             self._metrics.error(error)
-            self._tell("snapshot_failed", f"{self._output_dir / SNAPSHOT_FOLDER}: cannot be written: {error}")
-            return
+            text = f"{self._output_dir / SNAPSHOT_FOLDER}: cannot be written: {error}"
+            self._tell("snapshot_failed", text)
+            return text
         self._metrics.snapshot_written(time.monotonic() - began)
         if snapshot.status.particles_seen >= _EXPORT_GROWTH * self._exported:
             try:
@@ -280,6 +302,7 @@ class Worker:
             resolution_angstrom=round(snapshot.resolution_angstrom, 2),
             stage=snapshot.status.stage,
         )
+        return ""
 
     def _finish(self, reason: str) -> None:
         """Leave nothing undone; what waits for a contrast is not acknowledged and comes again."""

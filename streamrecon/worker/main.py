@@ -16,12 +16,15 @@ from prometheus_client import CollectorRegistry
 from streamrecon.config.model import Config
 from streamrecon.errors import StateError
 from streamrecon.io import atomic_path
+from streamrecon.monitor.control_metrics import ControlMetrics
 from streamrecon.monitor.metrics import WorkerMetrics
 from streamrecon.monitor.server import Health, MonitorServer, registry_text
 from streamrecon.state.checkpoint import CheckpointStore
+from streamrecon.transport.control_server import ControlServer
 from streamrecon.transport.feed_client import FeedClient
 from streamrecon.transport.keys import WORKER_NAME, ClientKeys, ServerKeys, client_folder
 from streamrecon.transport.publisher import Publisher
+from streamrecon.worker.control import Control
 from streamrecon.worker.loop import Worker
 from streamrecon.worker.reconstruction import EngineFactory, Reconstruction
 
@@ -90,7 +93,21 @@ def run_worker(
         if reconstruction.engine is not None and loaded is not None:
             metrics.status(reconstruction.engine.status)
             _log.info("resumed", checkpoint=loaded.number, batches=len(reconstruction.folded))
-        worker = Worker(config, feed, reconstruction, store, publisher, metrics)
+        counts = ControlMetrics(registry)
+        control = Control(config, counts)
+        if config.control.endpoint:
+            stack.enter_context(
+                ControlServer(
+                    config.control.endpoint,
+                    control.submit,
+                    control.look,
+                    curve=server_keys,
+                    peer_refused=counts.peer_refused,
+                    message_refused=counts.message_refused,
+                )
+            )
+            stack.callback(control.close)
+        worker = Worker(config, feed, reconstruction, store, publisher, metrics, control)
         if metrics_bind is not None:
 
             def health() -> tuple[bool, Health]:

@@ -82,12 +82,30 @@ def test_open_sockets_must_be_asked_for_in_words(tmp_path, key):
     assert load_config(path).security.allow_plaintext_on_network
 
 
-@pytest.mark.parametrize("key", ["feed.endpoint", "publish.events", "publish.volumes", "publish.snapshots"])
+@pytest.mark.parametrize(
+    "key", ["feed.endpoint", "publish.events", "publish.volumes", "publish.snapshots", "control.endpoint"]
+)
 def test_curve_opens_the_zeromq_sockets(tmp_path, key):
     table, name = key.split(".")
     path = tmp_path / "c.toml"
     path.write_text(f'[{table}]\n{name} = "tcp://0.0.0.0:9000"\n[security]\ncurve_dir = "keys"\n')
     assert load_config(path).security.curve_folder == tmp_path / "keys"
+
+
+@pytest.mark.parametrize("more", ["", "[security]\nallow_plaintext_on_network = true\n"])
+def test_nothing_but_curve_opens_the_control_socket(tmp_path, more):
+    """Whoever reached it could end the session."""
+    path = tmp_path / "c.toml"
+    path.write_text(f'[control]\nendpoint = "tcp://0.0.0.0:9000"\n{more}')
+    with pytest.raises(ConfigError, match=r"control\.endpoint.*keygen"):
+        load_config(path)
+
+
+@pytest.mark.parametrize("endpoint", ["", "tcp://localhost:9000", "ipc:///run/streamrecon/control"])
+def test_control_on_this_host_needs_no_keys(tmp_path, endpoint):
+    path = tmp_path / "c.toml"
+    path.write_text(f'[control]\nendpoint = "{endpoint}"\n')
+    assert load_config(path).control.endpoint == endpoint
 
 
 def test_curve_does_not_open_http(tmp_path):

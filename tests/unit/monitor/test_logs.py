@@ -7,7 +7,7 @@ import pytest
 import structlog
 
 from streamrecon.config.model import LogConfig
-from streamrecon.monitor.logs import configure_logging, wants_json
+from streamrecon.monitor.logs import configure_logging, set_log_level, wants_json
 
 
 class Terminal(io.StringIO):
@@ -58,6 +58,19 @@ def test_json_lines_of_ours_and_of_libraries(capsys, restored_logging):
     for line in (ours, theirs, failed):
         assert line["process"] == "worker"
         assert datetime.fromisoformat(line["timestamp"]).utcoffset().total_seconds() == 0
+
+
+def test_the_level_may_change_while_it_runs(capsys, restored_logging):
+    configure_logging(LogConfig(format="json", level="info"), "worker")
+    ours, theirs = structlog.get_logger("ours"), logging.getLogger("theirs")
+    for level in ("info", "debug", "error"):
+        set_log_level(level)
+        for important in ("debug", "warning"):
+            getattr(ours, important)(f"{important} at {level}")
+            getattr(theirs, important)(f"{important} at {level}")
+    said = [(entry["logger"], entry["message"]) for entry in map(json.loads, capsys.readouterr().out.splitlines())]
+    expected = ["warning at info", "debug at debug", "warning at debug"]
+    assert said == [(logger, text) for text in expected for logger in ("ours", "theirs")]
 
 
 def test_console_lines_are_for_people(capsys, restored_logging):

@@ -9,6 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from streamrecon import errors
 from streamrecon.compute.cpu import CpuBackend
 from streamrecon.ingest.metrics import DROP_REASONS, FILE_STATES, QUARANTINE_KINDS, IngestMetrics
+from streamrecon.monitor.control_metrics import ControlMetrics
 from streamrecon.monitor.metrics import (
     CHANNELS,
     ERROR_KINDS,
@@ -23,7 +24,12 @@ from streamrecon.reconstruct.results import FSC_KINDS, STAGES, BatchResult, Engi
 from streamrecon.reconstruct.settings import EngineSettings
 from streamrecon.reconstruct.stages import Stages
 
-GROUPS = {"ingest": IngestMetricsExporter, "worker": WorkerMetrics, "supervisor": SupervisorMetrics}
+GROUPS = {
+    "ingest": IngestMetricsExporter,
+    "worker": WorkerMetrics,
+    "supervisor": SupervisorMetrics,
+    "control": ControlMetrics,
+}
 
 
 def samples_of(registry):
@@ -103,12 +109,23 @@ def test_every_labelled_child_is_there_from_the_start():
         (IngestMetricsExporter, ingest_calls),
         (WorkerMetrics, worker_calls),
         (SupervisorMetrics, supervisor_calls),
+        (ControlMetrics, control_calls),
     ):
         registry = CollectorRegistry()
         metrics = group(registry)
         before = set(samples_of(registry))
         calls(metrics)
         assert set(samples_of(registry)) == before, group
+
+
+def control_calls(metrics):
+    metrics.command("pause")
+    metrics.command("a verb of tomorrow")
+    metrics.message_refused("replayed")
+    metrics.message_refused("something new")
+    metrics.peer_refused("unknown_key")
+    metrics.peer_refused("something new")
+    metrics.paused(True)
 
 
 def ingest_calls(metrics):

@@ -15,6 +15,7 @@ from streamrecon.transport.feed_schema import (
     Batch,
     Bye,
     Credit,
+    Drain,
     Drained,
     ErrorReply,
     Heartbeat,
@@ -121,7 +122,15 @@ def hello(**changes):
 
 @pytest.mark.parametrize(
     "message",
-    [hello(folded=[(1, 5), (7, 7)], held=[6]), Credit(3), Ack([1, 2]), Nack(3, "k", "why"), Heartbeat(), Bye()],
+    [
+        hello(folded=[(1, 5), (7, 7)], held=[6]),
+        Credit(3),
+        Ack([1, 2]),
+        Nack(3, "k", "why"),
+        Drain(),
+        Heartbeat(),
+        Bye(),
+    ],
     ids=lambda m: type(m).__name__,
 )
 def test_worker_messages_there_and_back(message):

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from streamrecon.cli.main import app
 from streamrecon.errors import ConfigError
-from streamrecon.transport.keys import ClientKeys, ServerKeys, client_folder, make_client, make_server
+from streamrecon.transport.keys import ROLES, ClientKeys, ServerKeys, client_folder, make_client, make_server
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def test_only_public_keys_can_be_read_by_others(folder):
             assert mode == (0o600 if path.suffix == ".key_secret" else 0o644), path
             assert ("secret-key" in path.read_text()) == (path.suffix == ".key_secret")
     assert modes(folder)[folder] == 0o700
-    assert sum(p.suffix == ".key_secret" for p in folder.rglob("*")) == 4
+    assert sum(p.suffix == ".key_secret" for p in folder.rglob("*")) == 5
 
 
 def test_keys_are_pairs_that_zmq_reads(folder):
@@ -53,6 +53,9 @@ def test_roles_are_apart_and_a_deleted_key_is_out(folder):
     alice = ClientKeys.load(client_folder(folder, "alice")).public
     assert (keys.authorizes("worker", worker), keys.authorizes("subscriber", worker)) == (True, False)
     assert (keys.authorizes("worker", alice), keys.authorizes("subscriber", alice)) == (False, True)
+    operator = ClientKeys.load(client_folder(folder, "operator")).public
+    assert [role for role in ROLES if keys.authorizes(role, operator)] == ["control"]
+    assert [role for role in ROLES if keys.authorizes(role, worker)] == ["worker"]
     (folder / "authorized" / "broken.key").write_text("nonsense")
     assert keys.authorizes("subscriber", alice)
     alice_file.unlink()
@@ -110,5 +113,8 @@ def test_the_verb(tmp_path):
     assert run(app, ["keygen", str(keys)]).exit_code == 2
     assert run(app, ["keygen", str(keys), "--client", "bob"]).exit_code == 0
     assert run(app, ["keygen", str(keys), "--client", "far", "--worker"]).exit_code == 0
+    assert run(app, ["keygen", str(keys), "--client", "ann", "--control"]).exit_code == 0
+    assert run(app, ["keygen", str(keys), "--client", "both", "--control", "--worker"]).exit_code == 2
     assert {p.name for p in (keys / "authorized").glob("*.key")} == {"local.key", "bob.key"}
     assert {p.name for p in (keys / "authorized" / "workers").glob("*.key")} == {"worker.key", "far.key"}
+    assert {p.name for p in (keys / "authorized" / "control").glob("*.key")} == {"operator.key", "ann.key"}

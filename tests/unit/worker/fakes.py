@@ -108,6 +108,7 @@ class FakeFeed:
         self.ledger = ledger
         self.session = ledger.session
         self.paused = False
+        self.draining = False
         self.handed_out = set()
         self.on_ack = None
 
@@ -128,6 +129,9 @@ class FakeFeed:
         if self.on_ack is not None:
             self.on_ack()
         self.ledger.acked |= set(batch_ids)
+
+    def drain(self):
+        self.draining = True
 
     def nack(self, batch_id, kind, reason):
         self.ledger.nacked[batch_id] = (kind, reason)

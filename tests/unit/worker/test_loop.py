@@ -39,8 +39,8 @@ def make_config(folder, **tables):
 class Session:
     """One start of the worker after another on the same folder and ledger."""
 
-    def __init__(self, folder, ledger, config=None, engine=SumEngine):
-        self.folder, self.ledger, self.engine = folder, ledger, engine
+    def __init__(self, folder, ledger, config=None, engine=SumEngine, control=None):
+        self.folder, self.ledger, self.engine, self.control = folder, ledger, engine, control
         self.config = config or make_config(folder)
         self.registry = CollectorRegistry()
         self.metrics = WorkerMetrics(self.registry)
@@ -51,7 +51,9 @@ class Session:
         self.reconstruction = Reconstruction(self.config, self.engine, self.folder / SPOOL_NAME, store.load_latest())
         try:
             self.feed = self.ledger.connect(self.reconstruction.folded, self.reconstruction.feed_session)
-            worker = Worker(self.config, self.feed, self.reconstruction, store, self.publisher, self.metrics)
+            worker = Worker(
+                self.config, self.feed, self.reconstruction, store, self.publisher, self.metrics, self.control
+            )
             if sabotage is not None:
                 sabotage(worker, self)
             return worker.run(stop or threading.Event())

@@ -1,0 +1,87 @@
+"""ctl against the daemon as a user runs it: paused, looked at, changed, drained, stopped; every particle once."""
+
+import json
+import shutil
+
+import pytest
+
+from streamrecon.state.checkpoint import CheckpointStore
+from streamrecon.transport.keys import client_folder, make_server
+from tests.e2e.daemon import Session, assert_each_once, streamrecon, wait_for
+from tests.e2e.test_daemon import SMALL, figure, joined_manifest, seen
+
+pytestmark = pytest.mark.slow
+RARELY = """
+[snapshot]
+every_images = 1000000
+every_seconds = 1000000
+
+[checkpoint]
+every_seconds = 1000000
+"""
+
+
+def ctl(session, *arguments, code=0):
+    done = streamrecon("ctl", "-c", session.config, *arguments, "--json")
+    assert done.returncode == code, done.stdout + done.stderr
+    return json.loads(done.stdout) if done.stdout else None
+
+
+def test_a_session_under_command(tmp_path):
+    session = Session(tmp_path, more=RARELY)
+    first, second = tmp_path / "first", tmp_path / "second"
+    for folder, seed in ((first, 1), (second, 2)):
+        done = streamrecon(
+            "simulate", folder, "--truth", tmp_path / f"truth{seed}", *SMALL, "--particles", 300, "--seed", seed
+        )
+        assert done.returncode == 0, done.stderr
+    snapshots = session.output / "snapshots"
+    with session.run() as daemon:
+        wait_for(lambda: figure(session, "streamrecon_control_paused") == 0, daemon)
+        assert ctl(session, "pause")["outcome"] == "done"
+        shutil.copytree(first, session.incoming, dirs_exist_ok=True)
+        wait_for(lambda: figure(session, "streamrecon_ingest_queue_batches"), daemon)
+        assert figure(session, "streamrecon_control_paused") == 1
+        status = ctl(session, "status")["fields"]
+        assert (status["state"], status["particles_seen"]) == ("paused", 0)
+        assert ctl(session, "snapshot", code=2)["outcome"] == "refused"
+
+        assert ctl(session, "resume")["outcome"] == "done"
+        wait_for(seen(session, 300), daemon)
+        durable = ctl(session, "checkpoint")["fields"]["number"]
+        store = CheckpointStore(session.output / "checkpoints", 3)
+        assert store.load_latest().number >= durable
+        assert ctl(session, "snapshot")["fields"] == {"particles": 300}
+        assert json.loads((snapshots / "status.json").read_text())["particles_seen"] == 300
+        assert ctl(session, "set", "snapshot.every_seconds", "0.5")["fields"]["value"] == 0.5
+        assert ctl(session, "set", "engine.samples", "64", code=2)["outcome"] == "refused"
+
+        assert ctl(session, "drain")["outcome"] == "accepted"
+        shutil.copytree(second, session.incoming / "late")
+        assert daemon.wait(timeout=90) == 0, session.logged()[-3000:]
+    assert_each_once(session, joined_manifest(session))
+    assert "drain by somebody on this host" in session.logged()
+
+
+@pytest.mark.parametrize("curve", [False, True])
+def test_stop_ends_it_and_the_next_start_goes_on(tmp_path, curve):
+    more = ""
+    if curve:
+        make_server(tmp_path / "keys")
+        more = '\n[security]\ncurve_dir = "keys"\n'
+    session = Session(tmp_path, more=more)
+    session.simulate(*SMALL, "--particles", 500)
+    with session.run() as daemon:
+        wait_for(seen(session, 100), daemon)
+        if curve:
+            # the worker's key, and that of subscribers, command nothing
+            for name in ("worker", "local"):
+                ctl(session, "stop", "--curve", client_folder(tmp_path / "keys", name), code=4)
+            wait_for(lambda: figure(session, "streamrecon_worker_particles_seen"), daemon)
+        assert ctl(session, "stop")["outcome"] == "accepted"
+        assert daemon.wait(timeout=90) == 0, session.logged()[-3000:]
+    stopped_at = len(session.poses())
+    assert stopped_at >= 100
+    session.finish()
+    assert_each_once(session, joined_manifest(session))
+    assert ("stop by operator" in session.logged()) == curve
