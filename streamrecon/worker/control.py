@@ -62,6 +62,8 @@ class Control:
     ----------
     config : Config
     metrics : ControlMetrics or None
+    checkpoint : int
+        Number of the one that the worker goes on from, 0 without one.
 
     Attributes
     ----------
@@ -71,7 +73,7 @@ class Control:
         Nothing is taken from the feed. Ends with resume, drain, or the worker.
     """
 
-    def __init__(self, config: Config, metrics: ControlMetrics | None = None) -> None:
+    def __init__(self, config: Config, metrics: ControlMetrics | None = None, checkpoint: int = 0) -> None:
         self.config = config
         self.paused = False
         self._draining = False
@@ -81,7 +83,7 @@ class Control:
         self._to_start: list[Order] = []
         self._under_way: list[Order] = []
         self._tell: Tell | None = None
-        self._checkpoint = 0
+        self._checkpoint = checkpoint
         # one tuple, replaced as a whole: the control socket's thread reads it
         self._now: tuple[float, EngineStatus | None, int] = (time.monotonic(), None, 0)
 
@@ -145,9 +147,12 @@ class Control:
     def nothing_to_save(self) -> None:
         """Say that everything folded is durable already."""
         waiting, self._to_start = self._to_start, []
-        number = f"checkpoint {self._checkpoint}" if self._checkpoint else "the last checkpoint"
+        text = f"everything folded is in checkpoint {self._checkpoint} already"
         for order in waiting:
-            self._answer(order, "done", f"everything folded is in {number} already")
+            if self._checkpoint:
+                self._answer(order, "done", text, {"number": self._checkpoint})
+            else:
+                self._answer(order, "refused", "nothing has been folded yet; wait for the first particles")
 
     def checkpoint_started(self) -> None:
         """Say that a state was copied that holds everything folded so far."""

@@ -94,7 +94,7 @@ def run_worker(
             metrics.status(reconstruction.engine.status)
             _log.info("resumed", checkpoint=loaded.number, batches=len(reconstruction.folded))
         counts = ControlMetrics(registry)
-        control = Control(config, counts)
+        control = Control(config, counts, 0 if loaded is None else loaded.number)
         if config.control.endpoint:
             stack.enter_context(
                 ControlServer(

@@ -142,9 +142,10 @@ def test_a_checkpoint_is_answered_when_it_holds_what_was_folded(tmp_path):
         assert held <= bench.session.ledger.acked
         yield from bench.folded(4)
         yield from bench.answered(bench.give("checkpoint"))
-        outcome, text, _ = yield from bench.answered(bench.give("checkpoint"))
+        outcome, text, fields = yield from bench.answered(bench.give("checkpoint"))
         assert outcome == "done"
         assert "already" in text
+        assert fields["number"] == CheckpointStore(tmp_path / "checkpoints").load_latest().number
 
     Bench(tmp_path).run(script)
 
@@ -205,6 +206,7 @@ def test_a_checkpoint_that_cannot_be_written_is_told_and_the_session_goes_on(tmp
 def test_a_snapshot_now(tmp_path, monkeypatch):
     def script(bench):
         bench.control.paused = True
+        assert (yield from bench.answered(bench.give("checkpoint")))[0] == "refused"
         outcome, text, _ = yield from bench.answered(bench.give("snapshot"))
         assert outcome == "refused"
         assert "first particles" in text
@@ -346,6 +348,7 @@ def test_an_order_that_nobody_came_to_is_answered_at_the_end(tmp_path):
 
 def test_each_command_is_counted_and_published_with_its_name(tmp_path):
     def script(bench):
+        yield from bench.folded(1)
         for order in (("pause",), ("resume",), ("set", "log.format", "json"), ("get",), ("checkpoint",)):
             yield from bench.answered(bench.give(*order))
 
