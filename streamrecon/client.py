@@ -191,6 +191,7 @@ class VolumeSubscriber:
         self._heard[sock] = time.monotonic()
 
     def _dial(self, sock: zmq.Socket[bytes], endpoint: str) -> None:
+        sock.setsockopt(zmq.MAXMSGSIZE, schema.MAX_ARRAY_BYTES)
         if self._curve is not None:
             self._curve.use(sock)
         try:

@@ -27,6 +27,7 @@ from streamrecon.io.mrc import read_sections
 from streamrecon.particles import ParticleBatch, ParticleTable
 from streamrecon.transport.feed_link import FeedLink
 from streamrecon.transport.feed_schema import (
+    MAX_PIXEL_BYTES,
     STACK_UNREADABLE,
     Batch,
     Drained,
@@ -64,6 +65,9 @@ class FeedClient:
         Of this host; batches go by reference if it is the ingester's.
     curve : ClientKeys or None
         Of a worker, if the ingester wants CURVE.
+    root : Path or None
+        Stacks by reference are opened only below it; for others, as for those that are not seen from here, the
+        pixels are asked for. None: wherever the ingester says.
 
     Notes
     -----
@@ -92,8 +96,10 @@ class FeedClient:
         credits: int = 4,
         hostname: str | None = None,
         curve: ClientKeys | None = None,
+        root: Path | None = None,
     ) -> None:
         self._session = session
+        self._roots = None if root is None else (root.absolute(), root.resolve())
         self._welcome: Welcome | None = None
         self._drained = False
         self._paused = False
@@ -186,7 +192,7 @@ class FeedClient:
     def _open(self, message: Batch, pixels: NDArray[np.float32] | None) -> ParticleBatch | None:
         try:
             table = table_from_wire(message.table)
-            images = _read_by_reference(message, table) if pixels is None else pixels
+            images = self._read_by_reference(message, table) if pixels is None else pixels
         except IngestError as error:
             # Not seen from here, or changed: the ingester sends the same batch again with its pixels.
             _log.warning("batch_unreadable_here", batch=message.batch_id, reason=str(error))
@@ -194,9 +200,23 @@ class FeedClient:
             return None
         return ParticleBatch(images, table, tuple(message.identities))
 
+    def _read_by_reference(self, message: Batch, table: ParticleTable) -> NDArray[np.float32]:
+        for name in table.stack_names:
+            path = Path(name)
+            # links below the root may lead anywhere, as in the ingester; a name may not
+            if self._roots is not None and (".." in path.parts or not any(map(path.is_relative_to, self._roots))):
+                raise IngestError(f"{path}: expected a stack below {self._roots[0]}; pixels are asked for instead")
+        return _read_stacks(message, table)
 
-def _read_by_reference(message: Batch, table: ParticleTable) -> NDArray[np.float32]:
+
+def _read_stacks(message: Batch, table: ParticleTable) -> NDArray[np.float32]:
     shape = (message.box_size, message.box_size)
+    needed = 4 * len(table) * message.box_size**2
+    if needed > MAX_PIXEL_BYTES:
+        raise IngestError(
+            f"batch {message.batch_id}: expected at most {MAX_PIXEL_BYTES} bytes of pixels, found {needed}; make "
+            "feed.batch_size smaller"
+        )
     images = np.empty((len(table), *shape), np.float32)
     for number, (name, size) in enumerate(zip(table.stack_names, message.stack_bytes, strict=True)):
         path = Path(name)

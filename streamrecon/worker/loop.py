@@ -134,9 +134,8 @@ class Worker:
                 self._turn_at = time.monotonic()
                 engine = self._reconstruction.engine
                 self._control.turn(steering, None if engine is None else engine.status, len(self._unacknowledged))
-                if self._control.paused:
-                    stop.wait(POLL_SECONDS)
-                elif (item := self._feed.poll(POLL_SECONDS)) is not None:
+                item = self._next(stop)
+                if item is not None:
                     self._take(*item)
                 self._decide_contrast()
                 self._finish_checkpoint(0.0)
@@ -149,6 +148,12 @@ class Worker:
             return reason
         finally:
             self._checkpointer.close()
+
+    def _next(self, stop: threading.Event) -> tuple[int, ParticleBatch] | None:
+        if not self._control.paused:
+            return self._feed.poll(POLL_SECONDS)
+        stop.wait(POLL_SECONDS)
+        return None
 
     def _take(self, batch_id: int, batch: ParticleBatch) -> None:
         if batch_id in self._reconstruction.folded:

@@ -88,6 +88,7 @@ def run_worker(
                 session=reconstruction.feed_session,
                 credits=config.feed.credits,
                 curve=feed_keys,
+                root=config.watch.root,
             )
         )
         if reconstruction.engine is not None and loaded is not None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import zmq
 
-from streamrecon.errors import CheckpointIncompatible, TransportError
+from streamrecon.errors import CheckpointIncompatible, IngestError, TransportError
 from streamrecon.ingest.batcher import Batcher
 from streamrecon.ingest.feed import FeedServer
 from streamrecon.ingest.ledger import LEDGER_NAME, Ledger
@@ -16,8 +16,8 @@ from streamrecon.ingest.metrics import NoIngestMetrics
 from streamrecon.ingest.service import IngestService, IngestSettings
 from streamrecon.io import read_sections, write_stack
 from streamrecon.transport import feed_schema
-from streamrecon.transport.feed_client import FeedClient
-from streamrecon.transport.table_wire import OpticsWire, ParticleRow
+from streamrecon.transport.feed_client import FeedClient, _read_stacks
+from streamrecon.transport.table_wire import OpticsWire, ParticleRow, table_from_rows, table_to_wire
 from tests.integration.ingest_helpers import PIXEL_SIZE, CountingMetrics, images, put_stack_and_star
 
 FREE_PORT = "tcp://127.0.0.1:0"
@@ -362,6 +362,101 @@ def test_service_from_folder_to_drained(tmp_path, mode):
     assert sorted(seen) == sorted(expected)
     with Ledger(tmp_path / "out" / LEDGER_NAME, access="read") as ledger:
         assert ledger.counts().particles == {"ready": 0, "queued": 0, "folded": 10, "quarantined": 0}
+
+
+class TestWhereAWorkerReads:
+    """By reference only below its own root: a name from the ingester does not lead it elsewhere."""
+
+    def test_below_its_root_by_reference_elsewhere_as_pixels(self, tmp_path, serve, monkeypatch):
+        fill(tmp_path)
+        server = serve()
+        opened = []
+
+        def reading(path, sections):
+            opened.append(path)
+            return read_sections(path, sections)
+
+        monkeypatch.setattr("streamrecon.transport.feed_client.read_sections", reading)
+        with FeedClient(server.endpoint, "w", root=tmp_path / "elsewhere", credits=1) as client:
+            ((_, batch),) = take(client, 1)
+            np.testing.assert_array_equal(batch.images, read_sections(tmp_path / "s0.mrcs", range(5)))
+            assert opened == []
+        with FeedClient(server.endpoint, "w2", root=tmp_path, credits=1) as client:
+            take(client, 1)
+            assert opened
+
+    @pytest.mark.parametrize("name", ["{root}/../secret.mrcs", "/etc/passwd", "{root}x/s.mrcs", "s.mrcs"])
+    def test_names_that_lead_out(self, tmp_path, monkeypatch, name):
+        root = tmp_path / "root"
+        monkeypatch.setattr("streamrecon.transport.feed_client._read_stacks", lambda *_: pytest.fail("it was opened"))
+        table = table_from_rows([row(name.format(root=root), 0)])
+        with FeedClient(FREE_PORT.replace(":0", ":9"), "w", root=root) as client:
+            message = feed_schema.Batch(
+                batch_id=1,
+                session="s",
+                table=table_to_wire(table),
+                identities=["1"],
+                by_reference=True,
+                box_size=8,
+                stack_bytes=[1],
+            )
+            with pytest.raises(IngestError, match="pixels are asked for instead"):
+                client._read_by_reference(message, table)
+
+    def test_nothing_is_allocated_for_a_batch_beyond_the_limit(self, monkeypatch):
+        monkeypatch.setattr("streamrecon.transport.feed_client.MAX_PIXEL_BYTES", 4 * 8 * 8)
+        monkeypatch.setattr(np, "empty", lambda *_: pytest.fail("it was allocated"))
+        table = table_from_rows([row("s.mrcs", 0), row("s.mrcs", 1)])
+        message = feed_schema.Batch(
+            batch_id=1, session="s", table=table_to_wire(table), identities=["1", "2"], by_reference=True, box_size=8
+        )
+        with pytest.raises(IngestError, match=r"at most 256 bytes of pixels, found 512"):
+            _read_stacks(message, table)
+
+
+class TestSeveralWorkers:
+    def test_each_batch_goes_to_one_and_those_of_a_dead_one_to_the_others(self, tmp_path, serve):
+        fill(tmp_path, stacks=20, n=2, batch_size=2)
+        server = serve(lease_seconds=1.0)
+        folded = {}
+        with contextlib.ExitStack() as stack:
+            one, two, dying = (
+                stack.enter_context(FeedClient(server.endpoint, name, credits=2, hostname=host))
+                for name, host in (("one", None), ("two", "another-host"), ("dying", None))
+            )
+            lost = [batch_id for batch_id, _ in take(dying, 2)]
+            until(lambda: server.feed.worker_count == 3)
+            crash(dying)
+            end = time.monotonic() + 30
+            while len(folded) < 20:
+                assert time.monotonic() < end, folded
+                for name, client in (("one", one), ("two", two)):
+                    item = client.poll(0.02)
+                    if item is not None:
+                        batch_id, batch = item
+                        assert batch_id not in folded, "lent twice"
+                        folded[batch_id] = (name, batch.identities)
+                        client.ack([batch_id])
+        assert {name for name, _ in folded.values()} == {"one", "two"}
+        assert set(lost) < set(folded)
+        identities = [identity for _, batch in folded.values() for identity in batch]
+        assert sorted(identities) == sorted(f"{i:06d}@s{s}.mrcs" for s in range(20) for i in (1, 2))
+        until(lambda: states(tmp_path) == {"folded": 20})
+        with Ledger(tmp_path / LEDGER_NAME, access="read") as ledger:
+            filed = {i: ledger.batches.get(i).worker for i in folded}
+        assert filed == {i: name for i, (name, _) in folded.items()}
+
+    def test_what_one_holds_is_bounded_by_its_credits_while_another_works(self, tmp_path, serve):
+        """Back-pressure is each worker's own: one that stands still keeps a few batches, not the stream."""
+        fill(tmp_path, stacks=12, n=2, batch_size=2)
+        server = serve()
+        with FeedClient(server.endpoint, "still", credits=2), FeedClient(server.endpoint, "quick", credits=2) as quick:
+            until(lambda: server.feed.worker_count == 2)
+            until(lambda: states(tmp_path).get("leased") == 4)
+            for batch_id, _ in take(quick, 10):
+                quick.ack([batch_id])
+            until(lambda: states(tmp_path) == {"folded": 10, "leased": 2})
+            assert quick.poll(0.3) is None
 
 
 class TestDrain:

@@ -342,3 +342,16 @@ def test_ipc_endpoints(tmp_path):
         publisher.publish_event("note", "hello")
         with VolumeSubscriber(*paths, timeout_seconds=5) as messages:
             take_until(messages, is_event("hello"))
+
+
+def test_a_frame_beyond_the_limit_is_not_taken(monkeypatch):
+    """Whoever passes for a publisher cannot fill a subscriber's memory: libzmq hangs up before it takes the frame."""
+    monkeypatch.setattr(schema, "MAX_ARRAY_BYTES", 100_000)
+    with zmq.Context() as context, context.socket(zmq.XPUB) as sock:
+        sock.linger = 0
+        port = sock.bind_to_random_port("tcp://127.0.0.1")
+        with VolumeSubscriber(f"tcp://127.0.0.1:{port}", timeout_seconds=1.5) as messages:
+            assert sock.poll(5000)  # it has subscribed
+            sock.send_multipart([b"heartbeat/", b" " * 100_001])
+            with pytest.raises(TransportError, match="nothing heard"):
+                next(messages)

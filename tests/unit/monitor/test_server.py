@@ -36,6 +36,18 @@ def test_metrics_and_health_are_served():
     assert fetch_metrics(server.port) is None
 
 
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS"])
+def test_nothing_can_be_changed_over_http(method):
+    asked = []
+    with MonitorServer("127.0.0.1:0", lambda: b"", lambda: (asked.append(1) or True, {})) as server:
+        for path in ("/metrics", "/healthz", "/control/stop"):
+            connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=5)
+            connection.request(method, path, body=b'{"verb": "stop"}')
+            assert connection.getresponse().status == 501
+            connection.close()
+    assert asked == []
+
+
 def test_an_occupied_port_is_told():
     with (
         MonitorServer("127.0.0.1:0", lambda: b"", lambda: (True, {})) as server,
