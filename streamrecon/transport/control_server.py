@@ -38,6 +38,7 @@ from streamrecon.transport.keys import ServerKeys
 # of orders not yet answered; whoever sends more at once is told to wait
 MOST_ORDERS = 100
 _MAX_MESSAGES_A_TURN = 100
+_MAX_TEXT = 5000
 _TICK_MILLISECONDS = 500
 _HIGH_WATER_MARK = 100
 _LINGER_MILLISECONDS = 2000
@@ -251,4 +252,5 @@ class ControlServer:
 
 
 def _answer(command: Command, outcome: Outcome, text: str, fields: Mapping[str, Scalar]) -> Answer:
-    return Answer(version=PROTOCOL_VERSION, request=command.request, outcome=outcome, text=text, fields=dict(fields))
+    short = text[:_MAX_TEXT]
+    return Answer(version=PROTOCOL_VERSION, request=command.request, outcome=outcome, text=short, fields=dict(fields))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import queue
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -80,6 +81,7 @@ class Control:
         self._ended = False
         self._metrics = metrics
         self._orders: queue.Queue[Order] = queue.Queue()
+        self._closing = threading.Lock()
         self._to_start: list[Order] = []
         self._under_way: list[Order] = []
         self._tell: Tell | None = None
@@ -89,10 +91,11 @@ class Control:
 
     def submit(self, order: Order) -> None:
         """Take an order, from any thread; it is answered when the loop comes round to it."""
-        if self._ended:
-            order.reply("failed", "the worker is ending", {})
-        else:
-            self._orders.put(order)
+        with self._closing:
+            if not self._ended:
+                self._orders.put(order)
+                return
+        order.reply("failed", "the worker is ending", {})
 
     def look(self) -> tuple[str, Mapping[str, Scalar]]:
         """Answer "status", from any thread, also while the loop is busy or hangs."""
@@ -175,7 +178,8 @@ class Control:
 
     def close(self) -> None:
         """Answer what waits; the loop has ended."""
-        self._ended = True
+        with self._closing:
+            self._ended = True
         waiting = self._to_start + self._under_way
         self._to_start, self._under_way = [], []
         while not self._orders.empty():

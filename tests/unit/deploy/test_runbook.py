@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from streamrecon.cli import exit_codes
+from streamrecon.config.live import LIVE_KEYS
 from streamrecon.ingest.metrics import QUARANTINE_KINDS
 from streamrecon.monitor import catalogue
+from streamrecon.transport.control_schema import VERBS
 
 ROOT = Path(__file__).parents[3]
 RUNBOOK = ROOT / "docs" / "runbook.md"
@@ -29,3 +31,12 @@ def test_every_exit_code_and_every_kind_of_quarantine_is_explained():
     stopping = {int(code) for code in re.findall(r"^\| (\d+) \|.*\| stop\b", table, re.MULTILINE)}
     assert stopping == exit_codes.PERMANENT
     assert all(f"`{kind}`" in text for kind in QUARANTINE_KINDS)
+
+
+def test_every_control_verb_and_live_key_is_explained():
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    table = text[text.index("## Control") :].split("\n\n", 3)[2]
+    rows = {verb for row in table.splitlines()[2:] for verb in re.findall(r"`([a-z]+)[^`]*`", row.split("|")[1])}
+    assert rows == set(VERBS)
+    setting = next(row for row in table.splitlines() if row.startswith("| `set"))
+    assert set(re.findall(r"`([a-z]+\.[a-z_]+)`", setting)) == set(LIVE_KEYS)

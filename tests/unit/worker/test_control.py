@@ -181,6 +181,31 @@ def test_a_checkpoint_asked_for_while_one_is_written_is_the_next_one(tmp_path, m
     Bench(tmp_path).run(script)
 
 
+def test_the_loop_folds_on_while_a_checkpoint_is_written_and_its_size_and_time_are_told(tmp_path, monkeypatch):
+    folded_all = threading.Event()
+    save = CheckpointStore.save
+
+    def slow(store, state, extra):
+        assert folded_all.wait(20), "the loop stood still"
+        return save(store, state, extra)
+
+    monkeypatch.setattr(CheckpointStore, "save", slow)
+
+    def script(bench):
+        yield from bench.folded(1)
+        number = bench.give("checkpoint")
+        yield from bench.folded(4)
+        folded_all.set()
+        _, _, fields = yield from bench.answered(number)
+        files = (tmp_path / "checkpoints" / f"checkpoint-{fields['number']:06d}").iterdir()
+        size = sum(path.stat().st_size for path in files)
+        assert fields["bytes"] == bench.session.metric("checkpoint_bytes") == size
+        assert 0 < bench.session.metric("checkpoint_write_seconds") < 20
+        assert bench.session.metric("checkpoints_total") == 1
+
+    Bench(tmp_path).run(script)
+
+
 def test_a_checkpoint_that_cannot_be_written_is_told_and_the_session_goes_on(tmp_path, monkeypatch):
     full = [True]
     save = CheckpointStore.save
