@@ -176,7 +176,7 @@ class Worker:
 
     def _decide_contrast(self) -> None:
         """Settle whether protein is white, once enough images are there, and fold those that waited for it."""
-        if not self._undecided:
+        if not self._undecided or self._control.paused:
             return
         batches = [batch for _, batch in self._undecided]
         waited = time.monotonic() - self._undecided_since

@@ -71,6 +71,7 @@ class Bench:
                 stop.set()
 
         def sabotage(worker, session):
+            self.worker = worker
             poll, turn = session.feed.poll, self.control.turn
             type(session.feed).drained = property(lambda feed: False)
 
@@ -125,6 +126,24 @@ def test_a_pause_takes_nothing_from_the_feed_until_resume(tmp_path):
     bench = Bench(tmp_path)
     bench.run(script)
     assert bench.session.ledger.acked == {1, 2, 3, 4}
+
+
+def test_a_pause_holds_what_waits_for_its_contrast_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "CONTRAST_IMAGES", 10**6)
+    monkeypatch.setattr(loop, "decide_contrast", lambda config, batches, must: "protein_white" if must else None)
+
+    def script(bench):
+        while not bench.worker._undecided:
+            yield
+        yield from bench.answered(bench.give("pause"))
+        monkeypatch.setattr(loop, "CONTRAST_WAIT_SECONDS", 0.0)
+        for _ in range(5):
+            yield
+        assert len(bench.session.reconstruction.folded) == 0
+        bench.give("resume")
+        yield from bench.folded(4)
+
+    Bench(tmp_path, input={"contrast": "auto"}).run(script)
 
 
 def test_a_checkpoint_is_answered_when_it_holds_what_was_folded(tmp_path):
@@ -325,7 +344,7 @@ def test_get_shows_every_key(tmp_path):
         outcome, text, fields = yield from bench.answered(bench.give("get"))
         assert outcome == "done"
         assert "log.level" in text
-        assert fields["engine.samples"] == 48
+        assert fields["engine.samples"] == bench.control.config.engine.samples
         assert fields["session.output_dir"] == str(tmp_path)
 
     Bench(tmp_path).run(script)
