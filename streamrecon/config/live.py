@@ -23,6 +23,7 @@ _WHY_NOT = {
     "engine": "the map depends on it, and a checkpoint made under one value does not fit another: choose it before "
     "the session, in config.toml with a new session.output_dir",
     "publish": f"subscribers are connected to it: {_RESTART}",
+    "notify": f"it belongs to `streamrecon run`, which reads it when it starts: {_RESTART}",
     "monitor": f"it is bound when the daemon starts: {_RESTART}",
     "security": f"who may connect is not changed over a connection: {_RESTART}",
     "control": f"it is bound when the worker starts: {_RESTART}",
@@ -43,7 +44,7 @@ def why_not_live(key: str) -> str | None:
     """Return why a key of `all_keys` cannot be changed while the worker runs; None if it can."""
     if key in LIVE_KEYS:
         return None
-    return _WHY_NOT.get(key) or _WHY_NOT[key.split(".", 1)[0]]
+    return _WHY_NOT.get(key) or _WHY_NOT.get(key.split(".", 1)[0], f"it is read when the daemon starts: {_RESTART}")
 
 
 def with_live_value(config: Config, key: str, value: object) -> Config:
