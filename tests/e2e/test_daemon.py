@@ -118,7 +118,9 @@ def test_a_worker_that_does_not_see_the_files_gets_pixels(tmp_path, hostname):
     session = Session(tmp_path / "here")
     session.simulate(*SMALL, "--particles", 400)
     there = Session(tmp_path / "there")
-    text = session.config.read_text().replace('"incoming"', f'"{there.folder / "nowhere"}"')
+    # by reference it opens only what lies below its own root
+    root = there.folder / "nowhere" if hostname else session.incoming
+    text = session.config.read_text().replace('"incoming"', f'"{root}"')
     there.config.write_text(text)
     with started("ingest", "-c", session.config, "--until-idle", "2", log=session.log) as ingest:
         worker = subprocess.run(
