@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, TypedDict
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from streamrecon.reconstruct.results import EngineStatus, Snapshot
+from streamrecon.errors import TransportError
+from streamrecon.fourier.crop import fourier_crop
+from streamrecon.reconstruct.results import BatchResult, EngineStatus, Snapshot
 from streamrecon.transport import schema
 
 
@@ -66,7 +70,7 @@ def status_draft(status: EngineStatus, timestamp: float) -> Draft:
 
 
 def snapshot_drafts(snapshot: Snapshot, timestamp: float) -> list[Draft]:
-    """Return the messages of a snapshot: the FSC first, so that it is there when the maps arrive."""
+    """Return the messages of a snapshot: FSC and preview first, to be there when the maps arrive."""
 
     def build_fsc(session_id: str, sequence: int) -> schema.Message:
         fsc = np.ascontiguousarray(snapshot.fsc, np.float32)
@@ -90,6 +94,7 @@ def snapshot_drafts(snapshot: Snapshot, timestamp: float) -> list[Draft]:
     }
     return [
         Draft(schema.FSC, build_fsc),
+        _preview_draft(snapshot, timestamp),
         *(_volume_draft(topic, volume, snapshot, timestamp) for topic, volume in maps.items()),
     ]
 
@@ -110,6 +115,85 @@ def _volume_draft(topic: str, volume: NDArray[np.float32], snapshot: Snapshot, t
         return schema.VolumeMessage(topic, header, array)
 
     return Draft(topic, build)
+
+
+def _preview_draft(snapshot: Snapshot, timestamp: float) -> Draft:
+    def build(session_id: str, sequence: int) -> schema.Message:
+        box = snapshot.volume.shape[-1]
+        side = min(box, schema.PREVIEW_SIDE)
+        small = fourier_crop(snapshot.volume, side)
+        quantised, scale, offset = quantise(small)
+        header = schema.PreviewHeader(
+            session_id=session_id,
+            sequence=sequence,
+            timestamp=timestamp,
+            shape=(side, side, side),
+            scale=scale,
+            offset=offset,
+            voxel_size_angstrom=snapshot.voxel_size_angstrom * box / side,
+            checksum=schema.checksum_of(schema.raw_frame(quantised)),
+            **_progress(snapshot.status, snapshot.resolution_angstrom),
+        )
+        return schema.PreviewMessage(schema.VOLUME_PREVIEW, header, quantised)
+
+    return Draft(schema.VOLUME_PREVIEW, build)
+
+
+def quantise(volume: NDArray[np.float32]) -> tuple[NDArray[np.int8], float, float]:
+    """Return int8 values, scale and offset such that offset + scale * values is the volume to within scale / 2.
+
+    Raises
+    ------
+    TransportError
+        The volume holds something else than finite numbers.
+    """
+    low, high = float(volume.min()), float(volume.max())
+    if not np.isfinite([low, high]).all():
+        raise TransportError(f"expected a map of finite numbers, found values from {low} to {high}; no preview is sent")
+    scale = (high - low) / 254 or 1.0  # from -127 to 127; a flat map needs no scale
+    offset = (high + low) / 2
+    return np.rint((volume - offset) / scale).astype(np.int8), scale, offset
+
+
+def poses_draft(
+    batch_id: int, result: BatchResult, half: NDArray[np.integer], status: EngineStatus, timestamp: float
+) -> Draft:
+    """Return the ``poses/`` message of a folded batch; ``half`` is 0 or 1 for each particle."""
+
+    def build(session_id: str, sequence: int) -> schema.Message:
+        columns = (
+            result.rotation.reshape(-1, 9),
+            result.shift_angstrom,
+            result.pose_weight,
+            result.effective_sample_size,
+            result.log_evidence,
+            half,
+        )
+        table = np.column_stack(columns).astype(np.float32)
+        header = schema.PosesHeader(
+            session_id=session_id,
+            sequence=sequence,
+            timestamp=timestamp,
+            shape=(table.shape[0], table.shape[1]),
+            columns=schema.POSE_COLUMNS,
+            batch=batch_id,
+            first_particle=status.particles_seen - len(table),
+            checksum=schema.checksum_of(schema.raw_frame(table)),
+            **_progress(status, status.resolution_angstrom),
+        )
+        return schema.PosesMessage(schema.POSES, header, table)
+
+    return Draft(schema.POSES, build)
+
+
+def recorded_draft(message: schema.Message) -> Draft:
+    """Return a message of an earlier session as it was, but for session and number."""
+
+    def build(session_id: str, sequence: int) -> schema.Message:
+        header = msgspec.structs.replace(message.header, session_id=session_id, sequence=sequence)
+        return dataclasses.replace(message, header=header)  # type: ignore[arg-type]  # of the same type as it was
+
+    return Draft(message.topic, build)
 
 
 def event_draft(kind: str, text: str, fields: Mapping[str, schema.Scalar], timestamp: float) -> Draft:

@@ -1,6 +1,6 @@
 """Publishing: the sockets of `schema` in a thread of their own, so that no subscriber can slow the worker.
 
-Events, status, FSC on one PUB socket; volumes on a second one with a small high-water mark; a ROUTER that
+Events, status, FSC, poses on one PUB socket; volumes on a second one with a small high-water mark; a ROUTER that
 answers a late joiner with the last message of each topic. Session and heartbeat go out on both PUB sockets:
 on each a subscriber can tell silence from nothing new, and a loss from a message still under way.
 """
@@ -16,12 +16,14 @@ from collections import deque
 from collections.abc import Callable
 from types import TracebackType
 
+import numpy as np
 import structlog
 import zmq
+from numpy.typing import NDArray
 
 from streamrecon import __version__
 from streamrecon.errors import TransportError
-from streamrecon.reconstruct.results import EngineStatus, Snapshot
+from streamrecon.reconstruct.results import BatchResult, EngineStatus, Snapshot
 from streamrecon.transport import drafts, schema
 from streamrecon.transport.drafts import Draft
 from streamrecon.transport.gate import Gate
@@ -29,12 +31,11 @@ from streamrecon.transport.keys import ServerKeys
 
 EVENT_QUEUE_LENGTH = 1000
 EVENT_HIGH_WATER_MARK = 1000
-# a snapshot is three messages: a stalled subscriber holds at most two snapshots in memory, then misses some
-VOLUME_HIGH_WATER_MARK = 6
+# a stalled subscriber holds at most two snapshots in memory, then misses some
+VOLUME_HIGH_WATER_MARK = 2 * len(schema.ON_VOLUMES_SOCKET)
 # the reply to one snapshot request is at most one message a topic
 SNAPSHOT_HIGH_WATER_MARK = 2 * len(schema.TOPICS)
 LINGER_MILLISECONDS = 2000
-_BOTH_SOCKETS = (schema.HEARTBEAT, schema.SESSION)
 
 _log = structlog.get_logger(__name__)
 
@@ -186,6 +187,16 @@ class Publisher:
         self._check()
         self._outbox.put_latest("snapshot", drafts.snapshot_drafts(snapshot, time.time()))
 
+    def publish_poses(
+        self, batch_id: int, result: BatchResult, half: NDArray[np.integer], status: EngineStatus
+    ) -> None:
+        """Publish the poses of a folded batch; every batch's are sent."""
+        self._put(drafts.poses_draft(batch_id, result, half, status, time.time()))
+
+    def publish_recorded(self, message: schema.Message) -> None:
+        """Publish a message of an earlier session again, numbered as one of this."""
+        self._put(drafts.recorded_draft(message))
+
     def publish_event(self, kind: str, text: str, **fields: schema.Scalar) -> None:
         """Publish something worth telling a person."""
         self._put(drafts.event_draft(kind, text, fields, time.time()))
@@ -275,9 +286,9 @@ class Publisher:
             return
         shared = [zmq.Frame(frame) for frame in frames]
         self._last[draft.topic] = shared
-        if draft.topic in schema.VOLUME_TOPICS:
+        if draft.topic in schema.ON_VOLUMES_SOCKET:
             targets = [self._volumes]
-        elif draft.topic in _BOTH_SOCKETS:
+        elif draft.topic in schema.ON_BOTH_SOCKETS:
             targets = [self._events, self._volumes]
         else:
             targets = [self._events]

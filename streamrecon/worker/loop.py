@@ -209,6 +209,7 @@ class Worker:
         self._metrics.batch_folded(result, status.image_visits - visits_before)
         self._metrics.status(status)
         self._publisher.publish_status(status)
+        self._publisher.publish_poses(batch_id, result, batch.half, status)
         if status.stage != self._stage:
             self._stage = status.stage
             why = f": {status.stage_reason}" if status.stage_reason else ""

@@ -17,7 +17,7 @@ from streamrecon.client import (
     VolumeSubscriber,
 )
 from streamrecon.errors import SequenceGap, TransportError
-from streamrecon.reconstruct.results import EngineStatus, Snapshot
+from streamrecon.reconstruct.results import BatchResult, EngineStatus, Snapshot
 from streamrecon.transport import drafts, schema
 from streamrecon.transport.publisher import EVENT_HIGH_WATER_MARK, Publisher
 
@@ -57,6 +57,12 @@ def make_snapshot(value=1.0, box=8):
     )
 
 
+def make_result(n):
+    rng = np.random.default_rng(n)
+    columns = [rng.normal(size=shape).astype(np.float32) for shape in ((n, 3, 3), (n, 2), (n,), (n,), (n,))]
+    return BatchResult(*columns, evaluations=n, step_seconds=0.1)
+
+
 @pytest.fixture
 def publisher():
     with Publisher(FREE_PORT, FREE_PORT, FREE_PORT, session_name="test", heartbeat_seconds=0.1) as made:
@@ -84,11 +90,12 @@ def is_event(text):
 def test_a_late_joiner_gets_the_state_and_then_what_follows_without_doubles(publisher):
     publisher.publish_snapshot(make_snapshot(1.0))
     publisher.publish_status(make_status(100))
+    publisher.publish_poses(7, make_result(3), np.array([0, 1, 1], np.int8), make_status(100))
     publisher.publish_event("note", "before", detail=1)
     with subscriber_of(publisher) as messages:
         taken = take_until(messages, is_event("before"))
         # the order of topics in the state is not promised: read the rest of it
-        while len({m.topic for m in taken}) < 7:
+        while len({m.topic for m in taken}) < len(schema.TOPICS) - 1:
             taken.append(next(messages))
         topics = [m.topic for m in taken]
         assert sorted(topics) == sorted(set(topics))

@@ -36,7 +36,7 @@ def arguments(publisher, *more):
 
 
 def test_lines_and_maps(publisher, tmp_path):
-    outcome = CliRunner().invoke(app, arguments(publisher, "--count", "6", "--save", str(tmp_path / "maps")))
+    outcome = CliRunner().invoke(app, arguments(publisher, "--count", "7", "--save", str(tmp_path / "maps")))
     assert outcome.exit_code == 0, outcome.output
     assert "settled, 500 particles, 17.2 Å, 200 images/s" in outcome.output
     assert "4x4x4 at 2.5 Å, 500 particles, no resolution yet" in outcome.output

@@ -141,13 +141,16 @@ class FakePublisher:
     subscribers = 0
 
     def __init__(self):
-        self.statuses, self.snapshots, self.events = [], [], []
+        self.statuses, self.snapshots, self.events, self.poses = [], [], [], []
 
     def publish_status(self, status):
         self.statuses.append(status)
 
     def publish_snapshot(self, snapshot):
         self.snapshots.append(snapshot)
+
+    def publish_poses(self, batch_id, result, half, status):
+        self.poses.append((batch_id, result, half, status))
 
     def publish_event(self, kind, text, **fields):
         self.events.append((kind, text, fields))
