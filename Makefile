@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check format lint types imports bench relion generated lock clean
+.PHONY: demo test check format lint types imports docs bench relion generated lock clean
 
 demo: $(STAMP)  ## simulated microscope, daemon and subscriber together; ends by itself
 	$(BIN)/streamrecon demo
@@ -26,6 +26,12 @@ types: $(STAMP)
 
 imports: $(STAMP)
 	$(BIN)/lint-imports
+
+schema: $(STAMP)  ## write docs/schema/ anew from the types of the wire
+	$(BIN)/python -m streamrecon.transport.json_schema docs/schema
+
+docs: $(STAMP)  ## the documentation as a site, in site/; any broken link is an error
+	$(BIN)/mkdocs build --strict
 
 bench: $(STAMP)  ## the figures in docs/: minutes to hours, see benchmarks/README.md
 	$(BIN)/python -m benchmarks.kernels
