@@ -19,6 +19,8 @@ _VERBS = {
     "simulate": "Write a simulated session to practise on.",
     "demo": "Simulated microscope, daemon and subscriber together, with a report at the end.",
     "subscribe": "Follow a running session from anywhere; keep its maps.",
+    "record": "Keep a running session's stream in a file.",
+    "replay": "Play back a finished session's folder, or a recorded stream.",
     "status": "What a session has seen, folded and set aside, and how far it is.",
     "quarantine": "List what was set aside; have it looked at again, or dismiss it.",
     "ctl": "Command a running session: pause, resume, snapshot, checkpoint, set, drain, stop.",
@@ -40,6 +42,10 @@ class _LazyGroup(TyperGroup):
         if cmd_name not in _VERBS:
             return None
         function = getattr(importlib.import_module(f"streamrecon.cli.{cmd_name}"), cmd_name)
+        if isinstance(function, typer.Typer):  # a verb with verbs of its own
+            command = typer.main.get_command(function)
+            command.name = cmd_name
+            return command
         single = typer.Typer(add_completion=False)
         single.command(cmd_name, short_help=_VERBS[cmd_name])(function)
         return typer.main.get_command(single)

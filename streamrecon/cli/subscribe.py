@@ -17,6 +17,8 @@ from streamrecon.client import (
     EventMessage,
     FscMessage,
     Message,
+    PosesMessage,
+    PreviewMessage,
     SessionMessage,
     StatusMessage,
     VolumeMessage,
@@ -47,21 +49,32 @@ def subscribe(
         typer.Option(help="Folder of this client's keys, from keygen; else, with -c, those the daemon's host keeps."),
     ] = None,
     timeout: Annotated[float, typer.Option(min=0.1, help="Give up after so many silent seconds.")] = 10.0,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Go on over restarts and from session to session, until Ctrl-C.")
+    ] = False,
+    latest: Annotated[
+        bool, typer.Option("--latest", help="If this end is slow, skip to the newest message of each topic.")
+    ] = False,
 ) -> None:
-    """Print a line for each message of a running session; Ctrl-C ends it."""
+    """Print a line for each message of a running session; Ctrl-C ends it.
+
+    It may join at any time: first comes the last message of each topic, then what follows. The daemon never
+    waits for it.
+
+    Example: streamrecon subscribe -c config.toml --topic volume/full/ --save maps
+    """
     console = Console(highlight=False, soft_wrap=True)
     with errors_as_exit_codes():
-        settings = load_config(config) if config is not None else Config()
-        defaults, folder = settings.publish, settings.security.curve_folder
-        if curve is None and folder is not None:
-            curve = client_folder(folder, LOCAL_NAME)
-        subscriber = VolumeSubscriber(
-            events or defaults.events,
-            volumes or defaults.volumes,
-            snapshots or defaults.snapshots,
-            topics=topic or (),
+        subscriber = make_subscriber(
+            config,
+            events,
+            volumes,
+            snapshots,
+            topic,
+            curve=curve,
             timeout_seconds=timeout,
-            curve=None if curve is None else ClientKeys.load(curve),
+            reconnect=follow,
+            latest_only=latest,
         )
         try:
             with subscriber as messages:
@@ -74,6 +87,35 @@ def subscribe(
         finally:
             if subscriber.gaps:
                 console.print(f"lost on the way: {subscriber.gaps}")
+
+
+def make_subscriber(
+    config: Path | None,
+    events: str | None,
+    volumes: str | None,
+    snapshots: str | None,
+    topics: list[str] | None,
+    *,
+    curve: Path | None,
+    timeout_seconds: float,
+    reconnect: bool = False,
+    latest_only: bool = False,
+) -> VolumeSubscriber:
+    """Return a subscriber to a session: its configuration's endpoints, or the defaults, where none are given."""
+    settings = load_config(config) if config is not None else Config()
+    defaults, folder = settings.publish, settings.security.curve_folder
+    if curve is None and folder is not None:
+        curve = client_folder(folder, LOCAL_NAME)
+    return VolumeSubscriber(
+        events or defaults.events,
+        volumes or defaults.volumes,
+        snapshots or defaults.snapshots,
+        topics=topics or (),
+        timeout_seconds=timeout_seconds,
+        reconnect=reconnect,
+        latest_only=latest_only,
+        curve=None if curve is None else ClientKeys.load(curve),
+    )
 
 
 def save_volume(folder: Path, message: VolumeMessage) -> Path:
@@ -92,6 +134,11 @@ def describe(message: Message) -> str:
         case VolumeMessage(header=h):
             shape = "x".join(map(str, h.shape))
             text = f"{shape} at {h.voxel_size_angstrom:.3g} Å, {_progress(h.particles_seen, h.resolution_angstrom)}"
+        case PreviewMessage(header=h):
+            shape = "x".join(map(str, h.shape))
+            text = f"{shape} in brief, {_progress(h.particles_seen, h.resolution_angstrom)}"
+        case PosesMessage(header=h):
+            text = f"batch {h.batch}: {h.shape[0]} poses from particle {h.first_particle} on"
         case FscMessage(header=h):
             text = f"{h.shape[0]} shells, {_progress(h.particles_seen, h.resolution_angstrom)} ({h.fsc_kind} halves)"
         case StatusMessage(header=h):
