@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections.abc import Sequence
 from types import TracebackType
 
 import zmq
-import zmq.asyncio
 
 from streamrecon.client.options import Subscription
 from streamrecon.client.state import Received
@@ -37,8 +37,6 @@ class AsyncVolumeSubscriber(Subscription):
 
     async def __aenter__(self) -> AsyncVolumeSubscriber:
         wire = self._open()
-        # the same sockets, seen by the loop; the wire reads them
-        self._seen_by_loop = {name: zmq.asyncio.Socket(shadow=sock) for name, sock in wire.sockets.items()}
         if self._latest_only:
             self._changed = asyncio.Condition()
             self._pump = asyncio.create_task(self._pump_messages(wire))
@@ -57,8 +55,6 @@ class AsyncVolumeSubscriber(Subscription):
                 await self._pump
             self._pump = None
         if self._wire is not None:
-            for sock in self._seen_by_loop.values():
-                sock.close()
             self._wire.close()
             self._wire = None
 
@@ -98,10 +94,8 @@ class AsyncVolumeSubscriber(Subscription):
             await self._take_state(wire)
             return
         wire.check()
-        poller = zmq.asyncio.Poller()
-        for name in self._state.open_sockets:
-            poller.register(self._seen_by_loop[name], zmq.POLLIN)
-        if await poller.poll(wire.patience_milliseconds()):
+        sockets = [wire.sockets[name] for name in self._state.open_sockets]
+        if await _readable(sockets, wire.patience_milliseconds() / 1000):
             wire.read(everything=self._latest_only)
 
     async def _take_state(self, wire: Wire) -> None:
@@ -109,10 +103,10 @@ class AsyncVolumeSubscriber(Subscription):
         deadline = time.monotonic() + self._state.timeout_seconds
         while (left := deadline - time.monotonic()) > 0:
             again = time.monotonic() + min(left, ASK_AGAIN_SECONDS)
-            with wire.ask() as dealer, zmq.asyncio.Socket(shadow=dealer) as seen_by_loop:
+            with wire.ask() as dealer:
                 dealer.linger = 0
                 while (wait := again - time.monotonic()) > 0:
-                    if await seen_by_loop.poll(int(1000 * wait) + 1) and wire.read_answer(dealer):
+                    if await _readable([dealer], wait) and wire.read_answer(dealer):
                         return
         if not self._state.reconnect:
             raise wire.no_answer()
@@ -139,3 +133,32 @@ class AsyncVolumeSubscriber(Subscription):
     async def _wait_for_change(self) -> None:
         async with self._changed:
             await self._changed.wait()
+
+
+async def _readable(sockets: Sequence[zmq.Socket[bytes]], timeout_seconds: float) -> bool:
+    """Wait until one of the sockets has something to read; False if nothing came in time.
+
+    ZeroMQ's descriptor tells only that something may have happened since the socket was last looked at. So look
+    first, and wait for the descriptor only if there was nothing. (Sockets of `zmq.asyncio` cannot be used: the
+    wire reads these without waiting, and an asyncio socket that shadows another closes it.)
+    """
+    loop = asyncio.get_running_loop()
+    happened = asyncio.Event()
+    descriptors = [int(sock.getsockopt(zmq.FD)) for sock in sockets]
+    deadline = time.monotonic() + timeout_seconds
+    for descriptor in descriptors:
+        loop.add_reader(descriptor, happened.set)
+    try:
+        while not any(sock.poll(0) for sock in sockets):
+            happened.clear()
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return False
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(happened.wait(), left)
+        # also a consumer that never waits lets the other tasks run
+        await asyncio.sleep(0)
+        return True
+    finally:
+        for descriptor in descriptors:
+            loop.remove_reader(descriptor)

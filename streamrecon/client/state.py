@@ -108,8 +108,12 @@ class StreamState:
         return not self._silent and not self._not_yet_heard
 
     def open_at(self, now: float) -> None:
-        """Start the clocks: the sockets are opened now."""
+        """Begin to join: the sockets are opened now. What earlier ones told is kept."""
         self._heard = dict.fromkeys(self._heard, now)
+        self._not_yet_heard = set(self._heard)
+        self._silent.clear()
+        self._early.clear()
+        self.wants_state = False
 
     def pop(self) -> Received | TransportError | None:
         """Return the next message or error, None if there is none yet."""

@@ -51,8 +51,8 @@ class ReplayPlan:
         The stacks of each joined STAR file in order of arrival, relative to the session's folder.
     unread : dict of Path to str
         STAR and .cs files that list no particles of this folder, with the reason; they are left out.
-    missing : list of Path
-        Stacks that are named but not there.
+    missing : list of str
+        File names of stacks that are named but not there; where they would be nobody can say.
     """
 
     source: Path
@@ -60,7 +60,7 @@ class ReplayPlan:
     particles_of: dict[Path, int] = field(default_factory=dict)
     stacks_of: dict[Path, list[Path]] = field(default_factory=dict)
     unread: dict[Path, str] = field(default_factory=dict)
-    missing: list[Path] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
 
     @property
     def n_particles(self) -> int:
@@ -138,7 +138,7 @@ def _stack_times(
     """Return when each stack came, and the sections that the manifests name of it."""
     times: dict[Path, float] = {}
     sections: dict[Path, list[np.ndarray]] = {}
-    missing: dict[Path, None] = {}
+    missing: dict[str, None] = {}
     for table in tables.values():
         for number, name in enumerate(table.stack_names):
             path = Path(name).relative_to(plan.source)
@@ -146,7 +146,7 @@ def _stack_times(
                 try:
                     times[path] = Path(name).stat().st_mtime
                 except OSError:
-                    missing[path] = None
+                    missing[path.name] = None
                     continue
             sections.setdefault(path, []).append(table.stack_index[table.stack_number == number])
     plan.missing = list(missing)

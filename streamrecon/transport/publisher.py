@@ -51,6 +51,7 @@ class _Outbox:
         self._lock = threading.Lock()
         self._queue: deque[tuple[int, Draft]] = deque(maxlen=EVENT_QUEUE_LENGTH)
         self._latest: dict[str, list[Draft]] = {}
+        self._final: Draft | None = None
         self._last_sequence: dict[str, int] = dict.fromkeys(schema.TOPICS, 0)
         self.wake_read, self._wake_write = socket.socketpair()
         self.wake_read.setblocking(False)
@@ -64,6 +65,12 @@ class _Outbox:
     def put_latest(self, slot: str, items: list[Draft]) -> None:
         with self._lock:
             self._latest[slot] = items
+        self.wake()
+
+    def put_final(self, draft: Draft) -> None:
+        """Send this when all else has been sent, the newest status and snapshot among it."""
+        with self._lock:
+            self._final = draft
         self.wake()
 
     def wake(self) -> None:
@@ -82,6 +89,9 @@ class _Outbox:
             for items in self._latest.values():
                 out.extend((self._next(draft.topic), draft) for draft in items)
             self._latest.clear()
+            if self._final is not None:
+                out.append((self._next(self._final.topic), self._final))
+                self._final = None
         return out
 
     def number(self, topic: str) -> int:
@@ -205,7 +215,7 @@ class Publisher:
         """Publish the session's end with a reason, send what is left and close the sockets."""
         if not self._stopping.is_set():
             end = drafts.session_draft("end", self._session_name, __version__, reason, time.time())
-            self._outbox.put(end)
+            self._outbox.put_final(end)
             self._stopping.set()
             self._outbox.wake()
         self._thread.join()

@@ -39,7 +39,7 @@ class StreamReplayer:
     Notes
     -----
     Each recorded session becomes one of the replay's own, so that clients see starts, ends and restarts; session
-    ids and sequence numbers are new, everything else is as it was. Heartbeats are the replay's.
+    ids and sequence numbers are new, and session messages and heartbeats are the replay's; all else is as it was.
     """
 
     def __init__(

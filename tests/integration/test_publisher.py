@@ -1,6 +1,5 @@
-"""The publisher over real sockets, seen by our client and by one that knows only ZeroMQ and JSON."""
+"""The publisher over real sockets, seen by our client."""
 
-import json
 import threading
 import time
 
@@ -17,50 +16,9 @@ from streamrecon.client import (
     VolumeSubscriber,
 )
 from streamrecon.errors import SequenceGap, TransportError
-from streamrecon.reconstruct.results import BatchResult, EngineStatus, Snapshot
 from streamrecon.transport import drafts, schema
 from streamrecon.transport.publisher import EVENT_HIGH_WATER_MARK, Publisher
-
-FREE_PORT = "tcp://127.0.0.1:0"
-
-
-def make_status(seen=100):
-    return EngineStatus(
-        stage="searching",
-        particles_seen=seen,
-        image_visits=seen,
-        step=seen // 100,
-        k_max=8,
-        temperature=2.0,
-        effective_sample_size=5.0,
-        coarse_entropy=float("nan"),
-        resolution_angstrom=float("inf"),
-        fsc_kind="common",
-        step_seconds=0.5,
-        images_per_second=100.0,
-        evaluations_per_image=96.0,
-        log_evidence=1.0,
-    )
-
-
-def make_snapshot(value=1.0, box=8):
-    volume = np.full((box, box, box), value, np.float32)
-    return Snapshot(
-        volume=volume,
-        half_a=volume + 1,
-        half_b=volume + 2,
-        fsc=np.linspace(1, 0, box // 2 + 1, dtype=np.float32),
-        voxel_size_angstrom=3.0,
-        resolution_angstrom=20.0,
-        fsc_threshold=0.143,
-        status=make_status(),
-    )
-
-
-def make_result(n):
-    rng = np.random.default_rng(n)
-    columns = [rng.normal(size=shape).astype(np.float32) for shape in ((n, 3, 3), (n, 2), (n,), (n,), (n,))]
-    return BatchResult(*columns, evaluations=n, step_seconds=0.1)
+from tests.integration.publishing import FREE_PORT, make_result, make_snapshot, make_status
 
 
 @pytest.fixture
@@ -151,6 +109,17 @@ def test_the_session_end_ends_the_iteration(publisher):
     assert isinstance(rest[-1], SessionMessage)
     assert (rest[-1].header.state, rest[-1].header.reason) == ("end", "drained")
     assert messages.gaps == {}
+
+
+def test_what_was_published_last_comes_before_the_end(publisher):
+    with subscriber_of(publisher) as messages:
+        next(messages)
+        publisher.publish_snapshot(make_snapshot(7.0))
+        publisher.publish_status(make_status(700))
+        publisher.close("drained")
+        rest = list(messages)
+    assert [m.volume[0, 0, 0] for m in rest if m.topic == schema.VOLUME_FULL] == [7.0]
+    assert [m.header.particles_seen for m in rest if isinstance(m, StatusMessage)] == [700]
 
 
 def test_a_lost_publisher_is_an_error_with_a_remedy():
@@ -313,34 +282,6 @@ def test_garbage_to_the_snapshot_socket_is_survived(publisher):
         dealer.send_multipart(schema.encode_snapshot_request(["session/"]))
         assert dealer.poll(5000)
         assert dealer.recv_multipart()[0] == b"session/"
-
-
-def test_a_client_that_knows_only_zeromq_and_json(publisher):
-    publisher.publish_snapshot(make_snapshot(2.0))
-    # --- 20 lines that need nothing of this package ---
-    context = zmq.Context()
-    volumes = context.socket(zmq.SUB)
-    volumes.setsockopt(zmq.SUBSCRIBE, b"volume/full/")
-    volumes.setsockopt(zmq.SUBSCRIBE, b"heartbeat/")
-    volumes.connect(publisher.volumes)
-    volumes.recv_multipart()  # the heartbeat: from now on nothing is missed
-    dealer = context.socket(zmq.DEALER)
-    dealer.connect(publisher.snapshots)
-    dealer.send_multipart([b"snapshot", json.dumps({"protocol_version": 1, "topics": ["volume/full/"]}).encode()])
-    state = {}
-    while True:
-        topic, header, *raw = dealer.recv_multipart()
-        if topic == b"heartbeat/":
-            break
-        state[topic] = (json.loads(header), *raw)
-    header, raw = state[b"volume/full/"]
-    volume = np.frombuffer(raw, header["dtype"]).reshape(header["shape"])
-    context.destroy(linger=0)
-    # ---
-    assert (volume == 2.0).all()
-    assert volume.shape == (8, 8, 8)
-    assert (header["sequence"], header["voxel_size_angstrom"]) == (1, 3.0)
-    assert list(state) == [b"volume/full/"]
 
 
 def test_ipc_endpoints(tmp_path):

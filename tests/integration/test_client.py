@@ -1,0 +1,190 @@
+"""Subscribers over real sockets: asyncio, the newest only, and a publisher that goes away and comes back."""
+
+import asyncio
+import time
+
+import pytest
+
+from streamrecon.client import (
+    AsyncVolumeSubscriber,
+    EventMessage,
+    PosesMessage,
+    PreviewMessage,
+    SessionMessage,
+    VolumeMessage,
+    VolumeSubscriber,
+)
+from streamrecon.errors import TransportError
+from streamrecon.transport import schema
+from streamrecon.transport.publisher import Publisher
+from tests.integration.publishing import FREE_PORT, make_result, make_snapshot, make_status
+
+DEADLINE = 20.0
+
+
+@pytest.fixture
+def publisher():
+    with Publisher(FREE_PORT, FREE_PORT, FREE_PORT, session_name="test", heartbeat_seconds=0.1) as made:
+        yield made
+
+
+def endpoints(publisher):
+    return publisher.events, publisher.volumes, publisher.snapshots
+
+
+def wait_until(condition):
+    deadline = time.monotonic() + DEADLINE
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def run(coroutine):
+    return asyncio.run(asyncio.wait_for(coroutine, DEADLINE))
+
+
+def test_asyncio_gets_the_state_then_what_follows_and_the_end(publisher):
+    publisher.publish_snapshot(make_snapshot(1.0))
+    publisher.publish_poses(1, make_result(4), make_snapshot().volume[0, 0, :4].astype(int), make_status())
+
+    async def follow():
+        seen = []
+        async with AsyncVolumeSubscriber(*endpoints(publisher), timeout_seconds=10) as messages:
+            async for message in messages:
+                seen.append(message)
+                if len({m.topic for m in seen}) == 7 and not any(isinstance(m, EventMessage) for m in seen):
+                    publisher.publish_event("note", "after")
+                if isinstance(message, EventMessage):
+                    publisher.close("drained")
+            return seen, messages.gaps
+
+    seen, gaps = run(follow())
+    kinds = {type(m) for m in seen}
+    assert {VolumeMessage, PreviewMessage, PosesMessage, EventMessage, SessionMessage} <= kinds
+    assert isinstance(seen[-1], SessionMessage)
+    assert seen[-1].header.reason == "drained"
+    assert gaps == {}
+
+
+def test_asyncio_lets_other_tasks_run_while_it_waits(publisher):
+    async def follow():
+        async def speak():
+            await asyncio.sleep(0.1)
+            publisher.publish_event("note", "spoken meanwhile")
+
+        async with AsyncVolumeSubscriber(*endpoints(publisher), topics=["event/"]) as messages:
+            speaking = asyncio.create_task(speak())
+            message = await anext(messages)
+            await speaking
+            return message.header.text
+
+    assert run(follow()) == "spoken meanwhile"
+
+
+@pytest.mark.parametrize("latest_only", [False, True])
+def test_asyncio_is_told_of_a_lost_publisher(latest_only):
+    async def follow():
+        async with AsyncVolumeSubscriber("tcp://127.0.0.1:1", timeout_seconds=0.3, latest_only=latest_only) as messages:
+            await anext(messages)
+
+    with pytest.raises(TransportError, match="nothing heard"):
+        run(follow())
+
+
+def newest(i):
+    return make_snapshot(float(i), box=32)
+
+
+def test_a_slow_consumer_gets_the_newest_volume_not_a_queue(publisher):
+    """Far more goes by than sockets can hold, while nothing is taken."""
+    with VolumeSubscriber(*endpoints(publisher), topics=["volume/full/", "event/"], latest_only=True) as messages:
+        publisher.publish_event("note", "start")
+        assert next(messages).header.text == "start"
+        with VolumeSubscriber(None, publisher.volumes, topics=["volume/half_b/"], timeout_seconds=DEADLINE) as pace:
+            for i in range(100):
+                publisher.publish_snapshot(newest(i))
+                while next(pace).volume[0, 0, 0] != i + 2:
+                    pass
+        publisher.publish_event("note", "end")
+        wait_until(lambda: messages.skipped.get("volume/full/", 0) + messages.gaps.get("volume/full/", 0) >= 99)
+        taken = [next(messages), next(messages)]
+        volumes = [m for m in taken if isinstance(m, VolumeMessage)]
+        assert [m.volume[0, 0, 0] for m in volumes] == [99.0]
+        assert [m.header.text for m in taken if isinstance(m, EventMessage)] == ["end"]
+        assert messages.latest() is volumes[0]
+
+
+def test_asyncio_slow_consumer_gets_the_newest_volume(publisher):
+    async def follow():
+        async with AsyncVolumeSubscriber(*endpoints(publisher), topics=["volume/full/"], latest_only=True) as messages:
+            for i in range(50):
+                publisher.publish_snapshot(newest(i))
+                await asyncio.sleep(0.005)
+            deadline = time.monotonic() + DEADLINE
+            while True:
+                last = await anext(messages)
+                if last.volume[0, 0, 0] == 49.0:
+                    return last.header.sequence, sum(messages.skipped.values())
+                assert time.monotonic() < deadline
+
+    sequence, skipped = run(follow())
+    assert skipped > 0
+    assert sequence <= 50
+
+
+def test_latest_only_ends_with_the_session_and_tells_of_silence(publisher):
+    with VolumeSubscriber(*endpoints(publisher), latest_only=True) as messages:
+        assert isinstance(next(messages), SessionMessage)
+        publisher.close("done")
+        assert [m for m in messages if isinstance(m, SessionMessage)][-1].header.reason == "done"
+    with (
+        VolumeSubscriber("tcp://127.0.0.1:1", timeout_seconds=0.3, latest_only=True) as messages,
+        pytest.raises(TransportError, match="nothing heard"),
+    ):
+        next(messages)
+
+
+@pytest.mark.parametrize("latest_only", [False, True])
+def test_reconnecting_goes_from_one_publisher_to_the_next(latest_only):
+    with Publisher(FREE_PORT, FREE_PORT, FREE_PORT, heartbeat_seconds=0.1) as one:
+        places = endpoints(one)
+        messages = VolumeSubscriber(
+            *places, topics=["event/", "session/"], reconnect=True, timeout_seconds=0.5, latest_only=latest_only
+        )
+        with messages:
+            one.publish_event("note", "first")
+            while not isinstance(next(messages), EventMessage):
+                pass
+            assert messages.connected
+            one.close("over")
+            while not isinstance(message := next(messages), SessionMessage) or message.header.state != "end":
+                pass
+            with Publisher(*places, heartbeat_seconds=0.1) as two:
+                two.publish_event("note", "before you came back")
+                while not isinstance(message := next(messages), EventMessage):
+                    pass
+                assert message.header.text == "before you came back"
+                assert message.header.session_id == two.session_id
+                assert messages.gaps == {}
+
+
+def test_a_subscriber_may_be_opened_again(publisher):
+    publisher.publish_event("note", "kept")
+    subscriber = VolumeSubscriber(*endpoints(publisher), topics=["event/"])
+    with pytest.raises(TransportError, match="with statement"):
+        next(subscriber)
+    with subscriber as messages:
+        assert next(messages).header.text == "kept"
+        publisher.publish_event("note", "while open")
+        assert next(messages).header.text == "while open"
+    publisher.publish_event("note", "while closed")
+    with subscriber as messages:
+        assert next(messages).header.text == "while closed"
+
+
+def test_the_frames_are_there_as_they_came(publisher):
+    publisher.publish_event("note", "raw")
+    with VolumeSubscriber(*endpoints(publisher), topics=["event/"]) as messages:
+        received = messages.next_received()
+    assert schema.deserialize(received.frames) == received.message
+    assert abs(received.arrived - time.time()) < DEADLINE
