@@ -84,6 +84,7 @@ class StreamState:
         self._silent: set[SocketName] = set()
         self._not_yet_heard = set(sockets)
         self._ended: set[SocketName] = set()
+        self._end: Received | None = None
         self._early: list[tuple[SocketName, Received]] = []
         self._answer: list[Received] = []
         self._ready: deque[Received | TransportError] = deque()
@@ -212,10 +213,17 @@ class StreamState:
             return
         if isinstance(message, SessionMessage) and message.header.state == "end":
             self._ended.add(name)
+            if len(self._ended) < len(self._heard):
+                self._end = received  # on the other socket more may be under way
+                return
+            self._end = None
         self._queue(received)
 
     def _change_session(self, session_id: str) -> None:
         """Follow another run of the publisher: numbering is its own."""
+        if self._end is not None:
+            end, self._end = self._end, None
+            self._queue(end)
         if self._session_id:
             self._earlier_sessions.append(self._session_id)
         if session_id in self._earlier_sessions:  # told wrongly by a straggler

@@ -15,7 +15,7 @@ from streamrecon.transport.handshake import ClientWatch
 from streamrecon.transport.keys import ClientKeys
 
 # two snapshots: who reads more slowly than they come loses some, and memory stays bounded
-_VOLUME_HIGH_WATER_MARK = 2 * len(schema.ON_VOLUMES_SOCKET)
+_VOLUME_HIGH_WATER_MARK = 2 * len(schema.ON_VOLUMES_SOCKET) + 4
 # a host that goes away without a word is noticed, and dialled again, at most so seldom
 _PING_MILLISECONDS = 5000
 _MAX_REDIAL_MILLISECONDS = 2000

@@ -31,8 +31,8 @@ from streamrecon.transport.keys import ServerKeys
 
 EVENT_QUEUE_LENGTH = 1000
 EVENT_HIGH_WATER_MARK = 1000
-# a stalled subscriber holds at most two snapshots in memory, then misses some
-VOLUME_HIGH_WATER_MARK = 2 * len(schema.ON_VOLUMES_SOCKET)
+# a stalled subscriber holds at most two snapshots in memory, and the small messages between them, then misses some
+VOLUME_HIGH_WATER_MARK = 2 * len(schema.ON_VOLUMES_SOCKET) + 4
 # the reply to one snapshot request is at most one message a topic
 SNAPSHOT_HIGH_WATER_MARK = 2 * len(schema.TOPICS)
 LINGER_MILLISECONDS = 2000

@@ -3,8 +3,11 @@
 import numpy as np
 
 from streamrecon.reconstruct.results import BatchResult, EngineStatus, Snapshot
+from streamrecon.transport import schema
 
 FREE_PORT = "tcp://127.0.0.1:0"
+# what publishing a snapshot, a status, poses and an event leaves to be asked for
+PUBLISHED = {*schema.ON_VOLUMES_SOCKET, schema.FSC, schema.POSES, schema.STATUS, schema.EVENT, schema.SESSION}
 
 
 def make_status(seen=100):

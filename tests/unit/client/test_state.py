@@ -150,15 +150,21 @@ def test_the_end_ends_it_once_it_came_on_every_socket_unless_reconnecting():
     state = joined(sockets=("events", "volumes"))
     state.receive("events", end(), 0.0, 0.0)
     state.receive("volumes", heartbeat(), 0.0, 0.0)
-    assert taken(state) == ["session/"]
-    assert not state.ended
+    assert (taken(state), state.ended) == ([], False)
     state.receive("volumes", end(), 0.0, 0.0)
-    assert (taken(state), state.ended) == ([], True)
+    assert (taken(state), state.ended) == (["session/"], True)
     forever = joined(reconnect=True)
     forever.receive("events", end(), 0.0, 0.0)
     assert taken(forever) == ["session/"]
     forever.receive("events", event(1, "two"), 0.0, 0.0)
     assert (taken(forever), forever.ended) == (["1"], False)
+
+
+def test_an_end_that_one_socket_missed_is_told_before_the_next_session():
+    state = joined(sockets=("events", "volumes"), reconnect=True)
+    state.receive("events", end(), 0.0, 0.0)
+    state.receive("events", event(1, "two"), 0.0, 0.0)
+    assert taken(state) == ["session/", "1"]
 
 
 def test_unreadable_frames_are_one_error_and_nothing_else():
