@@ -31,7 +31,7 @@ schema: $(STAMP)  ## write docs/schema/ anew from the types of the wire
 	$(BIN)/python -m streamrecon.transport.json_schema docs/schema
 
 docs: $(STAMP)  ## the documentation as a site, in site/; any broken link is an error
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 bench: $(STAMP)  ## the figures in docs/: minutes to hours, see benchmarks/README.md
 	$(BIN)/python -m benchmarks.kernels
@@ -55,4 +55,4 @@ $(STAMP): requirements.lock pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) demo-out .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) demo-out site .pytest_cache .mypy_cache .ruff_cache .hypothesis

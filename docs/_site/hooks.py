@@ -11,7 +11,7 @@ from mkdocs.structure.files import File, Files
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from reference import cli_page, configuration_page  # noqa: E402  # beside this file, which is no package
+from reference import cli_page, configuration_page  # beside this file, which is no package
 
 ROOT = Path(__file__).parents[2]
 # pages that stand elsewhere in the repository

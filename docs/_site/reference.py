@@ -29,7 +29,15 @@ def configuration_page(path: Path) -> str:
     for table, reference in schema["properties"].items():
         model = schema["$defs"][reference["$ref"].rsplit("/", 1)[1]]
         summary = model.get("description", "").split("\n")[0].removeprefix(f"[{table}]: ")
-        lines += ["", f"## [{table}]", "", summary[:1].upper() + summary[1:], "", "| key | default | may be | meaning |", "| --- | --- | --- | --- |"]
+        lines += [
+            "",
+            f"## [{table}]",
+            "",
+            summary[:1].upper() + summary[1:],
+            "",
+            "| key | default | may be | meaning |",
+            "| --- | --- | --- | --- |",
+        ]
         for key, field in model["properties"].items():
             default = _toml(defaults[table][key])
             meaning = meanings.get((table, key), "")
@@ -122,7 +130,9 @@ def _paragraphs(text: str) -> list[str]:
 
 def _row(parameter: Any) -> str:
     if parameter.param_type_name == "argument":
-        names = f"`{(parameter.metavar or parameter.name).upper()}`" + ("" if parameter.required else " (may be left out)")
+        names = f"`{(parameter.metavar or parameter.name).upper()}`" + (
+            "" if parameter.required else " (may be left out)"
+        )
     else:
         names = ", ".join(f"`{n}`" for n in parameter.opts)
     default = parameter.default
