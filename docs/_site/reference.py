@@ -22,9 +22,9 @@ def configuration_page(path: Path) -> str:
     lines = [
         "# Configuration",
         "",
-        "Every key of `config.toml`, made from the models that read it and the comments of the file that is delivered. Keep what "
-        "you change, leave out the rest; `streamrecon status -c config.toml` tells every error at once. Relative paths are taken "
-        "from the file's folder.",
+        "Every key of `config.toml`, made from the models that read it and the comments of the file that is delivered. "
+        "Keep what you change, leave out the rest; `streamrecon status -c config.toml` tells every error at once. "
+        "Relative paths are taken from the file's folder.",
     ]
     for table, reference in schema["properties"].items():
         model = schema["$defs"][reference["$ref"].rsplit("/", 1)[1]]

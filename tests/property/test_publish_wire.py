@@ -43,6 +43,42 @@ def volumes(draw):
     return schema.VolumeMessage(draw(st.sampled_from(schema.VOLUME_TOPICS)), header, array)
 
 
+@st.composite
+def poses(draw):
+    n, columns = draw(st.integers(1, 5)), draw(st.lists(words, min_size=1, max_size=5).map(tuple))
+    raw = draw(st.binary(min_size=4 * n * len(columns), max_size=4 * n * len(columns)))
+    header = draw(
+        st.builds(
+            schema.PosesHeader,
+            **progress,
+            shape=st.just((n, len(columns))),
+            columns=st.just(columns),
+            batch=counts,
+            first_particle=counts,
+            checksum=st.just(schema.checksum_of(raw)),
+        )
+    )
+    return schema.PosesMessage(schema.POSES, header, np.frombuffer(raw, "<f4").reshape(n, len(columns)))
+
+
+@st.composite
+def previews(draw):
+    side = draw(st.integers(1, 4))
+    raw = draw(st.binary(min_size=side**3, max_size=side**3))
+    header = draw(
+        st.builds(
+            schema.PreviewHeader,
+            **progress,
+            shape=st.just((side, side, side)),
+            scale=st.floats(1e-6, 1e6),
+            offset=numbers,
+            voxel_size_angstrom=st.floats(0.01, 100),
+            checksum=st.just(schema.checksum_of(raw)),
+        )
+    )
+    return schema.PreviewMessage(schema.VOLUME_PREVIEW, header, np.frombuffer(raw, "|i1").reshape((side,) * 3))
+
+
 events = st.builds(
     schema.EventMessage,
     st.just(schema.EVENT),
@@ -81,6 +117,15 @@ heartbeats = st.builds(
 @given(events | statuses | heartbeats)
 def test_plain_messages_survive_the_way(message):
     assert schema.deserialize([bytes(f) for f in schema.serialize(message)]) == message
+
+
+@given(poses() | previews())
+def test_poses_and_previews_survive_the_way_bit_for_bit(message):
+    array = schema.KINDS[message.topic].array
+    back = schema.deserialize([bytes(f) for f in schema.serialize(message)])
+    assert (back.topic, back.header) == (message.topic, message.header)
+    assert getattr(back, array).tobytes() == getattr(message, array).tobytes()
+    assert getattr(back, array).shape == message.header.shape
 
 
 @given(volumes())

@@ -16,7 +16,9 @@ from streamrecon.config.model import Config
 from streamrecon.errors import CheckpointCorrupt, CheckpointIncompatible, StateError
 from streamrecon.io import read_star, read_volume
 from streamrecon.monitor.metrics import WorkerMetrics
+from streamrecon.particles import half_of
 from streamrecon.state.checkpoint import CheckpointStore
+from streamrecon.transport import drafts
 from streamrecon.worker import loop
 from streamrecon.worker.loop import Worker
 from streamrecon.worker.main import SPOOL_NAME, exclusive
@@ -70,6 +72,23 @@ def batches(n=6, **options):
 
 def final_sums(session):
     return [read_volume(session.folder / "snapshots" / f"half_{h}.mrc")[0] for h in "ab"]
+
+
+def test_the_poses_of_every_batch_are_published_in_the_order_of_the_pose_table(tmp_path):
+    session = Session(tmp_path, Ledger(batches(3)))
+    session.start()
+    published = []
+    for batch_id, result, half, status in session.publisher.poses:
+        message = drafts.poses_draft(batch_id, result, half, status, 0.0).build("s", 1)
+        rows = range(message.header.first_particle, message.header.first_particle + len(message.table))
+        published += [(i, int(h), batch_id) for i, h in zip(rows, message.column("half"), strict=True)]
+    assert [i for i, _, _ in published] == list(range(60))
+    table = read_star(tmp_path / "particles.star")
+    in_table = [
+        f"{n + 1:06d}@{table.stack_names[s]}" for s, n in zip(table.stack_number, table.stack_index, strict=True)
+    ]
+    assert [half_of(name) for name in in_table] == [half for _, half, _ in published]
+    assert [int(name.split("@stack")[1].split(".")[0]) for name in in_table] == [b for _, _, b in published]
 
 
 def test_a_stream_is_folded_and_leaves_its_files(tmp_path):
