@@ -167,6 +167,7 @@ def poses_draft(
             result.pose_weight,
             result.effective_sample_size,
             result.log_evidence,
+            np.full(len(half), np.nan) if result.inlier is None else result.inlier,
             half,
         )
         table = np.column_stack(columns).astype(np.float32)

@@ -45,6 +45,7 @@ POSE_COLUMNS = (
     "pose_weight",
     "effective_sample_size",
     "log_evidence",
+    "inlier",
     "half",
 )
 

@@ -50,6 +50,12 @@ def test_the_page_names_every_topic(topic):
     assert f"`{topic}`" in PAGE
 
 
+@pytest.mark.parametrize("header", sorted({kind.header.__name__ for kind in schema.KINDS.values()}))
+def test_the_page_names_every_field_of_every_header(header):
+    (fields,) = {k.header.__struct_fields__ for k in schema.KINDS.values() if k.header.__name__ == header}
+    assert [f for f in fields if f"`{f}`" not in PAGE] == []
+
+
 @pytest.mark.parametrize("column", [c for c in schema.POSE_COLUMNS if not c.startswith("rotation_")])
 def test_the_page_names_every_column_of_the_poses(column):
     assert f"`{column}`" in PAGE

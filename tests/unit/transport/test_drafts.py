@@ -59,10 +59,11 @@ def test_poses_arrive_in_their_documented_columns():
     rng = np.random.default_rng(2)
     shift, weight, ess, evidence = (rng.normal(size=s).astype(np.float32) for s in ((n, 2), n, n, n))
     half = np.array([0, 1, 1, 0, 1], np.int8)
-    result = BatchResult(rotation, shift, weight, ess, evidence, n, 0.1)
+    inlier = rng.uniform(size=n).astype(np.float32)
+    result = BatchResult(rotation, shift, weight, ess, evidence, n, 0.1, inlier)
     frames = schema.serialize(drafts.poses_draft(12, result, half, STATUS, 0.0).build("s", 1))
     message = schema.deserialize([bytes(f) for f in frames])
-    assert (message.header.batch, message.header.first_particle, message.header.shape) == (12, 245, (5, 15))
+    assert (message.header.batch, message.header.first_particle, message.header.shape) == (12, 245, (5, 16))
     np.testing.assert_array_equal(message.rotation, rotation)
     np.testing.assert_array_equal(message.shift_angstrom, shift)
     columns = {
@@ -72,6 +73,7 @@ def test_poses_arrive_in_their_documented_columns():
         "pose_weight": weight,
         "effective_sample_size": ess,
         "log_evidence": evidence,
+        "inlier": inlier,
         "half": half,
     }
     for name, expected in columns.items():
