@@ -27,9 +27,6 @@ types: $(STAMP)
 imports: $(STAMP)
 	$(BIN)/lint-imports
 
-schema: $(STAMP)  ## write docs/schema/ anew from the types of the wire
-	$(BIN)/python -m streamrecon.transport.json_schema docs/schema
-
 docs: $(STAMP)  ## the documentation as a site, in site/; any broken link is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
@@ -39,8 +36,9 @@ bench: $(STAMP)  ## the figures in docs/: minutes to hours, see benchmarks/READM
 	$(BIN)/python -m benchmarks.convergence
 	$(BIN)/python -m benchmarks.relion_set
 
-generated: $(STAMP)  ## write what is made from the code anew: the reference of metrics, the dashboards
+generated: $(STAMP)  ## write what is made from the code anew: the reference of metrics, the JSON Schema, the dashboards
 	$(BIN)/python -m streamrecon.monitor.reference docs/metrics.md
+	$(BIN)/python -m streamrecon.transport.json_schema docs/schema
 	$(BIN)/python -m deploy.grafana.generate
 
 lock: $(STAMP)  ## write requirements.lock anew from what pyproject.toml allows

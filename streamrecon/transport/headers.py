@@ -1,7 +1,7 @@
 """What the publish wire says, as types: topics, limits and the JSON header of each kind of message.
 
 A new kind of message needs a topic and a header here, a message in `messages`, and a draft in `drafts`; the
-JSON Schema in docs/schema/ follows from these types (``make schema``).
+JSON Schema in docs/schema/ follows from these types (``make generated``).
 """
 
 from __future__ import annotations

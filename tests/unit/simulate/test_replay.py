@@ -154,6 +154,8 @@ def test_stopped_and_started_again_it_goes_on_where_it_was(archive, tmp_path, st
         SessionReplayer(plan, target, speed=float("inf")).run(stop)
     rest = SessionReplayer(plan, target, speed=float("inf"))
     rest.run(lambda a: seen.append((str(a.path), a.kind, a.n_stacks)))
+    counts = [n for _, kind, n in seen if kind == "part"]
+    assert counts == sorted(counts), "a joined STAR file never shrinks"
     files = [s for s in seen if s[1] != "part"]
     assert len(files) == len(set(files)) == 15
     assert contents(target) == contents(archive)

@@ -42,7 +42,7 @@ def committed():
 
 
 def test_the_committed_file_is_current():
-    assert COMMITTED.read_text(encoding="utf-8") == schema_text(), "run `make schema`"
+    assert COMMITTED.read_text(encoding="utf-8") == schema_text(), "run `make generated`"
 
 
 def test_it_is_a_schema_and_speaks_of_every_topic(committed):

@@ -55,6 +55,8 @@ def test_cut_anywhere_it_ends_at_the_last_whole_record_and_goes_on_from_there(tm
         assert list(read_recording(path)) == expected
         write(path, RECORDS[2:])
         assert list(read_recording(path)) == [*expected, RECORDS[2]]
+        kept = ([first, *ends])[len(expected)]
+        assert path.stat().st_size == kept + ends[2] - ends[1], "nothing is left of what was cut"
 
 
 def test_a_damaged_byte_ends_it_before_the_record(tmp_path):
