@@ -105,7 +105,8 @@ def test_the_programs_of_the_page_follow_a_session_to_its_end(publisher, tmp_pat
         try:
             first = process.stdout.readline()  # it has joined
             publisher.close("done")
-            said = first + process.communicate(timeout=DEADLINE)[0]
+            said = first + process.stdout.read()  # not communicate: readline may have read ahead
+            process.wait(timeout=DEADLINE)
         finally:
             process.kill()
     assert process.returncode == 0, said
@@ -148,7 +149,8 @@ def test_the_napari_recipe_shows_each_new_map(publisher, tmp_path):
         try:
             said = process.stdout.readline() + process.stdout.readline()
             publisher.publish_snapshot(make_snapshot(5.0, box=10))
-            said += process.communicate(timeout=DEADLINE)[0]
+            said += process.stdout.read()
+            process.wait(timeout=DEADLINE)
         finally:
             process.kill()
     assert process.returncode == 0

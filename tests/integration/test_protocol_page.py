@@ -34,7 +34,9 @@ def test_it_joins_late_follows_and_ends_with_the_session():
                 publisher.publish_snapshot(make_snapshot(3.0, box=10))
                 assert process.stdout.readline().split() == ["100", "20.0", "(10,", "10,", "10)"]
                 publisher.close("done")
-                out, complaints = process.communicate(timeout=20)
+                # not communicate: readline may have read ahead
+                out, complaints = process.stdout.read(), process.stderr.read()
+                process.wait(timeout=20)
             finally:
                 process.kill()
     assert (process.returncode, out, complaints) == (0, "", "")
