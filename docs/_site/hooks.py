@@ -18,15 +18,13 @@ ROOT = Path(__file__).parents[2]
 _OUTSIDE = {"SECURITY.md": "security.md", "CHANGELOG.md": "changelog.md", "config.toml": "reference/configuration.md"}
 # shown in the navigation where they are: section, title
 _OPTIONAL = {
-    "metrics.md": ("Reference", "Metrics"),
-    "monitoring.md": ("How to", "Monitor with Prometheus and Grafana"),
     "page.md": ("How to", "The live page"),
 }
 _LINK = re.compile(r"\[([^\]]*)\]\(((?:\.\./)+|docs/)([^)#\s]+)(#[^)\s]*)?\)")
 
 
 def on_config(config: Any) -> Any:
-    """Put optional pages into the navigation; take the version from the package."""
+    """Put optional pages into the navigation."""
     sections = {title: entries for item in config.nav for title, entries in item.items()}
     for name, (section, title) in _OPTIONAL.items():
         if (ROOT / "docs" / name).exists():
