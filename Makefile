@@ -42,7 +42,7 @@ generated: $(STAMP)  ## write what is made from the code anew: the reference of 
 	$(BIN)/python -m deploy.grafana.generate
 
 lock: $(STAMP)  ## write requirements.lock anew from what pyproject.toml allows
-	$(BIN)/pip install --upgrade --upgrade-strategy eager -e '.[dev]'
+	$(BIN)/pip install --upgrade --upgrade-strategy eager -e '.[dev,page]'
 	$(BIN)/pip freeze --exclude-editable > requirements.lock
 
 $(STAMP): requirements.lock pyproject.toml

@@ -119,6 +119,7 @@ def _run_session(
         stack.enter_context(
             _process(source, stack.enter_context((output / "microscope.log").open("wb")), "microscope", output)
         )
+        console.print(f"Look: http://{ports.monitor}")
         follower = threading.Thread(target=_follow, args=(ports, watched), daemon=True)
         follower.start()
         live = stack.enter_context(Live(watched.table(total), console=console, refresh_per_second=4))

@@ -29,6 +29,7 @@ _VERBS = {
     "keygen": "Make keys, so that only whom you know can connect.",
     "ingest": "Only the ingesting half of run.",
     "worker": "Only the reconstructing half of run.",
+    "page": "Only the live page of run.",
 }
 
 

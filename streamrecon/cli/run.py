@@ -9,11 +9,13 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
+import structlog
 import typer
 from prometheus_client import CollectorRegistry
 
 from streamrecon.cli import exit_codes
 from streamrecon.config import load_config
+from streamrecon.monitor.companion import Companion
 from streamrecon.monitor.disk import DiskWatch
 from streamrecon.monitor.logs import configure_logging
 from streamrecon.monitor.notify import Notifier
@@ -29,7 +31,7 @@ def run(
         typer.Option(min=0, help="End once nothing new has come for that many seconds and everything is folded."),
     ] = None,
 ) -> None:
-    """Watch, reconstruct and publish until told to stop.
+    """Watch, reconstruct and publish until told to stop; the live page is on monitor.bind, for a browser.
 
     Under systemd (Type=notify) it says when both halves are up, and keeps the watchdog quiet while they answer.
     One signal (Ctrl-C) stops in order, a second one kills; a process that dies is started again.
@@ -41,9 +43,11 @@ def run(
         path = str(config.resolve())
         idle = [] if until_idle is None else ["--until-idle", str(until_idle)]
 
+        def verb_command(verb: str, *more: str) -> list[str]:
+            return [sys.executable, "-m", "streamrecon", verb, "-c", path, *more]
+
         def command(verb: str, port: int, *more: str) -> list[str]:
-            bind = f"127.0.0.1:{port}"
-            return [sys.executable, "-m", "streamrecon", verb, "-c", path, "--metrics-bind", bind, *more]
+            return verb_command(verb, "--metrics-bind", f"127.0.0.1:{port}", *more)
 
         supervisor = Supervisor(
             lambda port: command("ingest", port, *idle),
@@ -60,7 +64,12 @@ def run(
                 count = supervisor.metrics.notice
                 notices = NoticeService(settings, os.environ, supervisor.metrics_text, count=count)
                 supervisor.failed = stack.enter_context(notices).failure
-            stack.enter_context(MonitorServer(settings.monitor.bind, supervisor.metrics_text, supervisor.health))
+            page = Companion(lambda port: verb_command("page", "--bind", f"127.0.0.1:{port}"))
+            show = (lambda: page.port) if settings.monitor.page else None
+            stack.enter_context(MonitorServer(settings.monitor.bind, supervisor.metrics_text, supervisor.health, show))
+            if settings.monitor.page:
+                stack.enter_context(page)
+                structlog.get_logger(__name__).info("page", url=f"http://{settings.monitor.bind}")
             stack.enter_context(DiskWatch(folders, supervisor.metrics.filesystem))
             code = supervisor.run()
     raise typer.Exit(code)

@@ -96,6 +96,7 @@ class MonitorConfig(BaseModel):
 
     model_config = _FROZEN
     bind: HostPort = "127.0.0.1:8750"
+    page: bool = True
 
 
 class SecurityConfig(BaseModel):

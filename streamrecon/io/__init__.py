@@ -13,7 +13,7 @@ from streamrecon.io.manifest import (
     read_manifest,
 )
 from streamrecon.io.mrc import StackProbe, check_complete, probe_stack, read_sections, read_volume
-from streamrecon.io.mrc_write import StackWriter, write_stack, write_volume
+from streamrecon.io.mrc_write import StackWriter, volume_bytes, write_stack, write_volume
 from streamrecon.io.pose_spool import PoseSpool
 from streamrecon.io.star import read_star
 from streamrecon.io.star_write import write_star
@@ -41,6 +41,7 @@ __all__ = [
     "read_star",
     "read_volume",
     "sync_folder",
+    "volume_bytes",
     "write_cs",
     "write_stack",
     "write_star",

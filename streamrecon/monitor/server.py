@@ -1,4 +1,8 @@
-"""The HTTP side of a process: ``/metrics`` for Prometheus and ``/healthz`` for whoever restarts things."""
+"""The HTTP side of a process: ``/metrics`` for Prometheus, ``/healthz`` for whoever restarts it, the page for people.
+
+Metrics and health are answered here; all else is passed to the page's own process, if there is one, so that nothing
+that happens to the page can cost them.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,7 @@ import structlog
 from prometheus_client import CollectorRegistry, generate_latest
 
 from streamrecon.errors import TransportError
+from streamrecon.monitor.forward import forward
 
 METRICS_CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _FETCH_SECONDS = 2.0
@@ -32,6 +37,8 @@ class MonitorServer:
         Returns the metrics as text.
     health : callable
         Returns whether all is well, and what to say about it as JSON.
+    page : callable or None
+        Returns the loopback port of the page's process, None while it does not run. Without it there is no page.
 
     Attributes
     ----------
@@ -43,12 +50,20 @@ class MonitorServer:
         The address cannot be bound.
     """
 
-    def __init__(self, bind: str, metrics: Callable[[], bytes], health: Callable[[], tuple[bool, Health]]) -> None:
+    def __init__(
+        self,
+        bind: str,
+        metrics: Callable[[], bytes],
+        health: Callable[[], tuple[bool, Health]],
+        page: Callable[[], int | None] | None = None,
+    ) -> None:
         host, port = bind.rsplit(":", 1)
 
         class Handler(_Handler):
             get_metrics = staticmethod(metrics)
             get_health = staticmethod(health)
+            get_page = staticmethod(page or (lambda: None))
+            has_page = page is not None
 
         try:
             self._server = _Server((host, int(port)), Handler)
@@ -117,6 +132,8 @@ class _Server(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     get_metrics: Callable[[], bytes]
     get_health: Callable[[], tuple[bool, Health]]
+    get_page: Callable[[], int | None]
+    has_page: bool
     timeout = 10  # a client that says nothing does not hold its thread for ever
 
     def do_GET(self) -> None:
@@ -127,6 +144,8 @@ class _Handler(BaseHTTPRequestHandler):
             well, about = type(self).get_health()
             body = json.dumps({"status": "ok" if well else "failing", **about}).encode()
             self._answer(200 if well else 503, "application/json", body)
+        elif type(self).has_page:
+            forward(self, type(self).get_page())
         else:
             self._answer(404, "text/plain", b"there are /metrics and /healthz\n")
 

@@ -201,7 +201,7 @@ class Supervisor:
         return "hanging"
 
     def _start(self, child: _Child) -> None:
-        child.port = _free_port()
+        child.port = free_port()
         child.answered = False
         child.restart_at = None
         child.started = time.monotonic()
@@ -294,7 +294,8 @@ def _progress(metrics: bytes) -> str:
     return ", ".join(words)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a loopback port that was free a moment ago."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         port: int = sock.getsockname()[1]
