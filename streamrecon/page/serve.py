@@ -112,6 +112,7 @@ def _listen(bind: str) -> socket.socket:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         sock.bind((host, int(port)))
+        sock.listen(128)  # who comes before the server runs waits
     except OSError as error:
         sock.close()
         raise TransportError(

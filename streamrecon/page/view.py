@@ -73,7 +73,7 @@ class SessionView:
                     self._take_status(message)
                 case EventMessage(header=event):
                     self._log.append({"at": event.timestamp, "kind": event.kind, "text": event.text})
-                    self.hub.put("log", list(self._log))
+                    self.hub.put("log", {"events": list(self._log)})
                 case SessionMessage(header=session):
                     self._change(end_reason=(session.reason or "finished") if session.state == "end" else None)
                     self.hub.put("session", _fields(session))

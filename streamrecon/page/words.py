@@ -87,7 +87,7 @@ def _waiting(ledger: Mapping[str, Any]) -> str:
     particles = ledger.get("particles", {})
     ready = particles.get("ready", 0) + particles.get("queued", 0)
     if ready:
-        return f"{ready:,} particles are ready and on their way to the worker."
+        return f"{ready:,} particles wait for the worker, whose first batch waits for its compiler."
     if stacks:
         return f"{stacks:,} stacks have been seen; none is complete and listed yet."
     return "Nothing has appeared in the watched folder yet."

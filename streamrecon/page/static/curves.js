@@ -36,7 +36,7 @@ function drawFsc() {
   const shown = curves.filter(([, curve]) => curve?.length);
   const data = [frequency, ...shown.map(([, curve]) => frequency.map((_, i) => curve[i] ?? null))];
   const kind = halves.fsc_kind === "independent" ? "independent halves" : "common map: optimistic";
-  about("fsc", `${angstrom(halves.resolution_angstrom)} at 0.143, ${kind}`);
+  about("fsc", `${angstrom(halves.resolution_angstrom)}, ${kind}`);
   fsc.set(data, `Fourier shell correlation of the half-sets: 0.143 at ${angstrom(halves.resolution_angstrom)}, ${kind}`, JSON.stringify(shown.map(([label]) => label)));
 }
 
@@ -51,20 +51,26 @@ const resolution = new Chart("resolution", () => ({
 }));
 const ess = new Chart("ess", () => ({ series: [{ label: "poses" }], x: { label: "particles", values: compact }, y: {}, scales: linear }));
 const evidence = new Chart("evidence", () => ({ series: [{ label: "nats", color: "--three" }], x: { label: "particles", values: compact }, y: { size: 54 }, scales: linear }));
-let history = { columns: [], limit: 600, rows: [] };
+let history = { columns: [], rows: [] };
 
 export function showHistory(message) {
   history = message;
   drawHistory();
 }
 
+// by the rule of the daemon's own history, which sends all of it anew when it thins it out
 export function addToHistory(status) {
   if (!history.columns.length) return;
-  const { rows, limit } = history;
+  const { rows } = history;
   const row = history.columns.map((column) => status[column] ?? null);
-  if (rows.length && rows.at(-1)[0] === row[0]) rows.pop();
-  rows.push(row);
-  if (rows.length > limit) rows.shift(); // the daemon thins it out and sends it anew
+  if (rows.length && rows.at(-1)[0] === row[0]) {
+    rows[rows.length - 1] = row;
+  } else {
+    if (!history.last_stays) rows.pop();
+    rows.push(row);
+    history.last_stays = history.count % history.stride === 0;
+    history.count += 1;
+  }
   drawHistory();
 }
 

@@ -28,7 +28,7 @@ function reasoned(headline, reason) {
   return cell;
 }
 
-export function showLog(events) {
+export function showLog({ events }) {
   fill("log", events.toReversed().map((event) => [timed(event.at), reasoned(event.kind.replaceAll("_", " "), event.text)]));
 }
 
