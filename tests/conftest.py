@@ -9,6 +9,11 @@ import pytest
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_addoption(parser):
+    """Options of ours."""
+    parser.addoption("--screenshots", metavar="FOLDER", help="write a picture of each state of the page there")
+
+
 @pytest.fixture
 def rng():
     """Random numbers that are the same at every run."""
