@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check format lint types imports docs bench relion generated lock clean
+.PHONY: demo test check format lint types imports docs bench relion generated screenshots lock clean
 
 demo: $(STAMP)  ## simulated microscope, daemon and subscriber together; ends by itself
 	$(BIN)/streamrecon demo
@@ -40,9 +40,11 @@ generated: $(STAMP)  ## write what is made from the code anew: the reference of 
 	$(BIN)/python -m streamrecon.monitor.reference docs/metrics.md
 	$(BIN)/python -m streamrecon.transport.json_schema docs/schema
 	$(BIN)/python -m deploy.grafana.generate
+screenshots: $(STAMP)  ## docs/images/page/ anew, from the page's tests in a real browser (Debian: chromium chromium-driver)
+	$(BIN)/pytest tests/e2e/test_page.py --screenshots docs/images/page
 
 lock: $(STAMP)  ## write requirements.lock anew from what pyproject.toml allows
-	$(BIN)/pip install --upgrade --upgrade-strategy eager -e '.[dev,page]'
+	$(BIN)/pip install --upgrade --upgrade-strategy eager -e '.[dev]'
 	$(BIN)/pip freeze --exclude-editable > requirements.lock
 
 $(STAMP): requirements.lock pyproject.toml

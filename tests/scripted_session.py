@@ -58,22 +58,31 @@ def status_at(particles: int, stage: str | None = None) -> EngineStatus:
     )
 
 
-def snapshot_at(particles: int, seed: int = 0) -> Snapshot:
+def snapshot_at(particles: int) -> Snapshot:
     """Return F1-ATPase at the resolution of so many particles, each half with noise of its own."""
     status = status_at(particles)
     d = status.resolution_angstrom
     fsc = 1.0 / (1.0 + np.exp((np.arange(BOX // 2 + 1) - SIDE / d) * 0.6 + np.log(0.143 / 0.857) * -1.0 - 3.6))
     fsc = np.clip(fsc + 0.01 * np.sin(np.arange(BOX // 2 + 1) * 1.7 + particles), -0.1, 1.0)
     fsc[0] = 1.0
-    whole = _filtered(round(min(d, 200.0), 1))
-    rng = np.random.default_rng(seed)
-    noise = [0.05 * whole.std() * rng.standard_normal(whole.shape).astype(np.float32) for _ in range(2)]
-    return Snapshot(whole, whole + noise[0], whole + noise[1], fsc.astype(np.float32), VOXEL, d, 0.143, status)
+    whole = _filtered(round(min(d, 100.0)))
+    a, b = (0.05 * whole.std() * noise for noise in _noise())
+    return Snapshot(whole, whole + a, whole + b, fsc.astype(np.float32), VOXEL, d, 0.143, status)
+
+
+@cache
+def _noise() -> np.ndarray:
+    return np.random.default_rng(0).standard_normal((2, BOX, BOX, BOX)).astype(np.float32)
+
+
+@cache
+def _specimen() -> np.ndarray:
+    return f1_atpase(BOX, VOXEL)
 
 
 @cache
 def _filtered(resolution: float) -> np.ndarray:
-    volume = f1_atpase(BOX, VOXEL)
+    volume = _specimen()
     frequency = np.linalg.norm(np.meshgrid(*[scipy.fft.fftfreq(BOX, VOXEL)] * 3, indexing="ij"), axis=0)
     smooth = scipy.fft.ifftn(scipy.fft.fftn(volume) * np.exp(-((frequency * resolution) ** 2))).real
     return np.ascontiguousarray(smooth, np.float32)

@@ -27,6 +27,7 @@ _FLAGS = (
     "--disable-dev-shm-usage",
     "--enable-unsafe-swiftshader",
     "--js-flags=--expose-gc",
+    "--enable-precise-memory-info",
     "--force-device-scale-factor=1",
     "--hide-scrollbars",
 )
@@ -86,6 +87,14 @@ class Browser:
         metrics = self.driver.execute_cdp_cmd("Performance.getMetrics", {})["metrics"]
         return int(next(m["value"] for m in metrics if m["name"] == "JSHeapUsedSize"))
 
+    def frame_heap_bytes(self, frame_id: str) -> int:
+        """Return the same of a document in a frame, which may live in a process of its own."""
+        self.driver.switch_to.frame(frame_id)
+        try:
+            return int(self.run("gc(); gc(); return performance.memory.usedJSHeapSize"))
+        finally:
+            self.driver.switch_to.default_content()
+
     def screenshot(self, path: Path, *, whole: bool = True) -> None:
         """Write what is seen as PNG, the whole page or the window."""
         import base64
@@ -120,6 +129,9 @@ def browser() -> Iterator[Browser]:
         options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
         driver = webdriver.Chrome(options=options, service=Service(which("chromedriver")))
         try:
-            yield Browser(driver)
+            opened = Browser(driver)
+            opened.open("about:blank")
+            opened.asked()  # the browser's own first page
+            yield opened
         finally:
             driver.quit()

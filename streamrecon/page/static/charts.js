@@ -84,9 +84,9 @@ export class Chart {
       ...this.size(this.legend),
       legend: { show: legend, live: false },
       cursor: { drag: { x: false, y: false }, points: series.some((s) => s.bars) ? { show: false } : {} },
-      padding: [10, 14, 0, 0],
+      padding: [10, 22, 0, 0],
       scales,
-      axes: [axis({ size: 34, space: 46, ...x }), axis({ size: 46, space: 32, ...y })],
+      axes: [axis({ size: 34, space: 46, ...x }), axis({ size: 46, space: 26, ...y })],
       series: [{}, ...series.map((s, i) => {
         const stroke = color(s.color ?? colors[i % colors.length]);
         return {

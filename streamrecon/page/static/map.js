@@ -16,7 +16,16 @@ const look = () => ({ background: number(color("--scene")), color: number(color(
 export function showMaps({ maps, classes }) {
   known.maps = maps;
   document.getElementById("class-label").hidden = classes < 2;
-  if (!frame.src && maps.full) frame.src = "/viewer";
+  if (!frame.src && maps.full) {
+    empty.textContent = "Loading the 3D view.";
+    frame.src = "/viewer";
+  }
+  refresh();
+}
+
+// after a lost connection: what could not be fetched meanwhile
+export function goOn() {
+  if (frame.src && !known.ready) frame.src = "/viewer";
   refresh();
 }
 
@@ -46,6 +55,7 @@ function showPictures(map) {
     picture.src = `/map/${which()}/${kind}.png?v=${encodeURIComponent(map.version)}`;
     picture.alt = `${text} along z, y and x ${words}`;
     picture.hidden = false;
+    picture.onerror = () => { known.shown = ""; }; // the next refresh tries again
   }
   document.querySelector(".panel.tiles").classList.add("has-data");
 }

@@ -2,7 +2,7 @@
 import { redrawAll } from "./charts.js";
 import { addToHistory, showAssessment, showFsc, showHistory } from "./curves.js";
 import { angstrom, clock, count, duration, fixed, known, several } from "./format.js";
-import { changeTheme, refresh, showMaps } from "./map.js";
+import { changeTheme, goOn, showMaps } from "./map.js";
 import { showLog, showOptics, showQuarantine } from "./tables.js";
 
 const SILENT_MILLISECONDS = 12000;
@@ -97,7 +97,7 @@ function showTitle() {
 function setLost(lost) {
   if (lost === page.lost) return;
   page.lost = lost;
-  if (!lost) refresh();
+  if (!lost) goOn();
   showState();
 }
 

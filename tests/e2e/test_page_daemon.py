@@ -1,0 +1,83 @@
+"""The page of a real daemon: from the first particle to the end, over a killed worker and a killed page."""
+
+import signal
+import urllib.request
+
+import psutil
+import pytest
+
+from tests.e2e.browser import browser, foreign, has_browser
+from tests.e2e.daemon import Session, started, wait_for
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not has_browser(), reason="needs chromium and chromedriver (Debian: chromium chromium-driver)"),
+]
+SMALL = ("--box", 32, "--pixel-size", 6.4, "--snr", 0.2, "--micrographs-of", 25)
+
+
+def child(daemon, verb):
+    """Return the process of a verb, None if there is none."""
+    found = [p for p in psutil.Process(daemon.pid).children() if p.status() != psutil.STATUS_ZOMBIE]
+    return next((p for p in found if verb in p.cmdline()), None)
+
+
+def served(url):
+    """Return whether the page itself is there."""
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return b"<title>streamrecon</title>" in answer.read()
+    except OSError:
+        return False
+
+
+def test_the_page_of_a_session_from_beginning_to_end(tmp_path):
+    session = Session(tmp_path)
+    url = f"http://{session.ports.monitor}/"
+    microscope = ("simulate", session.incoming, "--truth", tmp_path / "truth", *SMALL)
+    with (
+        session.run() as daemon,
+        started(*microscope, "--particles", 700, "--rate", 100, log=tmp_path / "microscope.log"),
+        browser() as chromium,
+    ):
+        wait_for(lambda: served(url), daemon)
+        chromium.open(url)
+
+        def number(name):
+            text = chromium.text(f"#n-{name}").replace(",", "")
+            return int(text) if text.isdecimal() else 0
+
+        wait_for(lambda: number("folded") >= 200, daemon)
+        (session.incoming / "lonely.star").write_text("data_particles\n\nloop_\n_rlnImageName\n1@gone.mrcs\n")
+        assert number("in") >= number("folded")
+        first_worker = wait_for(lambda: child(daemon, "worker"), daemon)
+        first_worker.kill()
+        first_page = wait_for(lambda: child(daemon, "page"), daemon)
+        assert first_page.nice() >= 10, "the page does not step back"
+        first_page.kill()
+        assert "streamrecon_ingest_lag_seconds" in session.metrics(), "metrics went with the page"
+        wait_for(lambda: (found := child(daemon, "page")) and found.pid != first_page.pid, daemon)
+        wait_for(lambda: (found := child(daemon, "worker")) and found.pid != first_worker.pid, daemon)
+        wait_for(lambda: number("folded") == 700, daemon)
+        wait_for(lambda: chromium.run("return document.getElementById('viewer').dataset.shown"), daemon)
+        wait_for(lambda: chromium.run("return document.getElementById('slices').naturalWidth") == 3 * 32 + 8, daemon)
+        assert "Å" in chromium.text("#n-resolution")
+        assert "particles are taken as" in chromium.text("#log")
+        wait_for(lambda: number("quarantine") == 1, daemon)
+        assert "lonely.star" in chromium.text("#quarantine")
+        with urllib.request.urlopen(f"{url}download/volume.mrc", timeout=5) as answer:
+            assert answer.read() == (session.output / "snapshots" / "volume.mrc").read_bytes()
+
+        daemon.send_signal(signal.SIGTERM)
+        assert daemon.wait(timeout=60) == 0
+        assert child_of_nobody(first_page.pid)
+        chromium.wait(lambda: "The daemon has ended" in chromium.text("#state-text"))
+        assert chromium.text("#state-title") == "Stopped"
+        assert foreign(chromium.asked(), url.rstrip("/")) == []
+        complaints = [c for c in chromium.complaints() if "503" not in c and "/events" not in c]
+        assert complaints == [], "more than the lost connections"
+
+
+def child_of_nobody(pid):
+    """Return whether a process is gone for good."""
+    return not psutil.pid_exists(pid)
