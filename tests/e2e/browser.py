@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import tempfile
 from collections.abc import Callable, Iterator
@@ -11,6 +13,7 @@ from shutil import which
 from typing import Any
 from urllib.parse import urlsplit
 
+from PIL import Image
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.support.ui import WebDriverWait
@@ -96,11 +99,10 @@ class Browser:
             self.driver.switch_to.default_content()
 
     def screenshot(self, path: Path, *, whole: bool = True) -> None:
-        """Write what is seen as PNG, the whole page or the window."""
-        import base64
-
+        """Write what is seen as PNG of few colours, which keeps it small: the whole page or the window."""
         shot = self.driver.execute_cdp_cmd("Page.captureScreenshot", {"captureBeyondViewport": whole})
-        path.write_bytes(base64.b64decode(shot["data"]))
+        picture = Image.open(io.BytesIO(base64.b64decode(shot["data"]))).convert("RGB")
+        picture.quantize(128, dither=Image.Dither.NONE).save(path, optimize=True)
 
     def complaints(self) -> list[str]:
         """Return what the console says of errors since the last call; the driver's remarks on slow GL are none."""

@@ -95,6 +95,8 @@ def test_every_panel_shows_data_and_nothing_moves_or_comes_from_elsewhere(chromi
         ".observe({type: 'layout-shift', buffered: true})"
     )
     assert chromium.run("return document.querySelectorAll('.panel.has-data').length") == 0
+    session.tell_ledger(0, 0)
+    chromium.wait(lambda: chromium.text("#n-in") == "0")
     shoot(chromium, shots, "waiting")
     full_session(session)
     session.tell_ledger(6400, 6200, bad=True)
@@ -225,6 +227,7 @@ def test_a_worker_that_stops_and_comes_back_and_one_that_finishes(chromium, sess
     assert kind(chromium) == "searching"
     full_session(session)
     chromium.wait(lambda: chromium.text("#n-folded") == "6,200")
+    session.tell_ledger(6200, 6200)
     session.publisher.close("drained")
     chromium.wait(lambda: kind(chromium) == "finished")
     shoot(chromium, shots, "finished")
