@@ -40,6 +40,7 @@ generated: $(STAMP)  ## write what is made from the code anew: the reference of 
 	$(BIN)/python -m streamrecon.monitor.reference docs/metrics.md
 	$(BIN)/python -m streamrecon.transport.json_schema docs/schema
 	$(BIN)/python -m deploy.grafana.generate
+
 screenshots: $(STAMP)  ## docs/images/page/ anew, from the page's tests in a real browser (Debian: chromium chromium-driver)
 	$(BIN)/pytest tests/e2e/test_page.py --screenshots docs/images/page
 

@@ -112,7 +112,7 @@ function drawResolution(own) {
 const noise = new Chart("noise", (key) => ({
   series: JSON.parse(key || "[]").map((label) => ({ label, width: 1.5 })),
   x: { label: "Å", values: reciprocal },
-  y: { size: 54 },
+  y: { values: (_, splits) => splits.map((v) => (v === null ? "" : v < 10 ? String(v) : short(v))) },
   scales: { ...linear, y: { distr: 3 } },
 }));
 const defocus = new Chart("defocus", () => ({ series: [{ label: "particles", bars: true, width: 1 }], x: { label: "µm", values: (_, s) => s.map((v) => fixed(v, 1)) }, y: { values: compact }, scales: { x: { time: false, range: (_, low, high) => widened(low, high, defocus.data[0].length) }, y: { range: (_, low, high) => [0, high * 1.05 || 1] } } }));
@@ -133,8 +133,13 @@ export function showAssessment(message) {
   }
   const edges = message.defocus_edges_angstrom ?? [];
   if (edges.length > 1) {
-    const centres = edges.slice(1).map((edge, i) => (edge + edges[i]) / 2e4);
-    about("defocus", `${fixed(edges[0] / 1e4, 1)} to ${fixed(edges.at(-1) / 1e4, 1)} µm`);
-    defocus.set([centres, message.defocus_counts], `Histogram of defocus from ${fixed(edges[0] / 1e4, 1)} to ${fixed(edges.at(-1) / 1e4, 1)} micrometre`);
+    // the bins that hold something, and one on each side
+    const counts = message.defocus_counts;
+    const first = Math.max(0, counts.findIndex((n) => n > 0) - 1);
+    const last = Math.min(counts.length, counts.findLastIndex((n) => n > 0) + 2);
+    const centres = counts.slice(first, last).map((_, i) => (edges[first + i] + edges[first + i + 1]) / 2e4);
+    const range = [edges[first], edges[last]].map((edge) => fixed(edge / 1e4, 1)).join(" to ");
+    about("defocus", `${range} µm`);
+    if (last > first) defocus.set([centres, counts.slice(first, last)], `Histogram of defocus from ${range} micrometre`);
   }
 }

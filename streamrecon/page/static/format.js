@@ -3,7 +3,7 @@ const grouped = new Intl.NumberFormat("en");
 
 export const known = (value) => typeof value === "number" && Number.isFinite(value);
 export const count = (value) => (known(value) ? grouped.format(Math.round(value)) : "–");
-export const fixed = (value, digits = 1) => (known(value) ? value.toFixed(digits) : "–");
+export const fixed = (value, digits = 1) => (known(value) ? value.toFixed(digits).replace(/^-(0\.?0*)$/, "$1") : "–");
 export const angstrom = (value) => (known(value) ? `${value.toFixed(value < 100 ? 1 : 0)} Å` : "–");
 export const several = (n, what) => `${count(n)} ${what}${n === 1 ? "" : "s"}`;
 export const short = (value) => {
