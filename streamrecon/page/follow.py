@@ -12,7 +12,8 @@ import structlog
 from streamrecon.client import ClientKeys, VolumeSubscriber
 from streamrecon.config.model import PublishConfig
 from streamrecon.errors import AuthenticationError, ProtocolVersionError, StreamReconError
-from streamrecon.page.view import SessionView
+from streamrecon.page.view import SHOWN_TOPICS, SessionView
+from streamrecon.transport.schema import TOPICS
 
 RETRY_SECONDS = 1.0
 _MISSED_HEARTBEATS = 4.0
@@ -32,7 +33,12 @@ def follow(view: SessionView, publish: PublishConfig, curve: ClientKeys | None, 
     timeout = max(_LEAST_SILENCE_SECONDS, _MISSED_HEARTBEATS * publish.heartbeat_seconds)
     while not stop.is_set():
         subscriber = VolumeSubscriber(
-            publish.events, publish.volumes, publish.snapshots, timeout_seconds=timeout, curve=curve
+            publish.events,
+            publish.volumes,
+            publish.snapshots,
+            topics=[topic for topic in TOPICS if topic in SHOWN_TOPICS],
+            timeout_seconds=timeout,
+            curve=curve,
         )
         try:
             with subscriber as messages:

@@ -17,7 +17,7 @@ from streamrecon.page.history import History
 from streamrecon.page.hub import Hub
 from streamrecon.page.pictures import angular_picture, preview
 from streamrecon.page.words import Facts, State, state_of
-from streamrecon.transport.schema import VOLUME_FULL, VOLUME_HALF_A, VOLUME_HALF_B
+from streamrecon.transport.schema import EVENT, FSC, SESSION, STATUS, VOLUME_FULL, VOLUME_HALF_A, VOLUME_HALF_B
 
 MAP_NAMES = {VOLUME_FULL: "full", VOLUME_HALF_A: "half_a", VOLUME_HALF_B: "half_b"}
 HISTORY_COLUMNS = (
@@ -31,6 +31,7 @@ HISTORY_COLUMNS = (
 _LOG_LENGTH = 200
 _TABLE_ROWS = 200
 _ASSESSMENT = "assessment/"
+SHOWN_TOPICS = (*MAP_NAMES, FSC, STATUS, EVENT, SESSION, _ASSESSMENT)
 
 
 class SessionView:
@@ -65,7 +66,7 @@ class SessionView:
                 self._start_over(header.session_id)
             self._change(heard=True, ever_heard=True, silence="")
             match message:
-                case VolumeMessage():
+                case VolumeMessage() if message.topic in MAP_NAMES:
                     self._take_volume(message)
                 case FscMessage():
                     self.hub.put("fsc", {**_fields(header), "fsc": message.fsc.tolist()})

@@ -40,10 +40,10 @@ function drawFsc() {
   fsc.set(data, `Fourier shell correlation of the half-sets: 0.143 at ${angstrom(halves.resolution_angstrom)}, ${kind}`, JSON.stringify(shown.map(([label]) => label)));
 }
 
-const resolution = new Chart("resolution", () => ({
+const resolution = new Chart("resolution", (key) => ({
   series: [
     { label: "measured" },
-    { label: "fit and forecast", dash: [6, 4], points: { show: true, size: 7 } },
+    { label: key || "fit and forecast", dash: [6, 4], points: { show: true, size: 7 } },
   ],
   x: { label: "particles", values: compact },
   y: { label: "Å", values: reciprocalSquared },
@@ -106,7 +106,7 @@ function drawResolution(own) {
   const soon = next && known(next.hours) ? ` in ${duration(3600 * next.hours)}` : "";
   about("resolution", next ? `${angstrom(next.resolution_angstrom)} at ${short(next.particles)}${soon}` : now);
   const words = next ? `${angstrom(next.resolution_angstrom)} at ${short(next.particles)} particles (${short(next.particles_low)} to ${short(next.particles_high)})${soon}` : "none yet";
-  resolution.set([x, x.map((n) => points.get(n)[0]), x.map((n) => points.get(n)[1])], `Resolution against particles: ${now} particles. Forecast: ${words}`);
+  resolution.set([x, x.map((n) => points.get(n)[0]), x.map((n) => points.get(n)[1])], `Resolution against particles: ${now} particles. Forecast: ${words}`, assessed?.fit ? `fit (B ${fixed(assessed.fit.b_factor_angstrom2, 0)} Å²) and forecast` : "");
 }
 
 const noise = new Chart("noise", (key) => ({

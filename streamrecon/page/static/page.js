@@ -12,7 +12,7 @@ const set = (id, text) => {
   const node = document.getElementById(id);
   if (node.textContent !== text) node.textContent = text;
 };
-const page = { source: null, heard: 0, since: 0, state: null, status: {}, name: "session", lost: false, hiding: 0 };
+const page = { source: null, heard: 0, since: 0, state: null, status: {}, masked: null, name: "session", lost: false, hiding: 0 };
 
 const shows = {
   session(message) {
@@ -31,13 +31,15 @@ const shows = {
     set("n-rate", fixed(message.images_per_second, 0));
     set("n-rate-sub", known(message.step_seconds) ? `${duration(message.step_seconds)} a batch` : "now");
     set("n-resolution", angstrom(message.resolution_angstrom));
-    set("n-resolution-sub", message.fsc_kind === "independent" ? "independent halves, 0.143" : "common map: optimistic");
+    showHonesty();
     addToHistory(message);
     showTitle();
   },
   history: showHistory,
   fsc: showFsc,
   assessment(message) {
+    page.masked = message.resolution_masked_angstrom;
+    showHonesty();
     showAssessment(message);
     showOptics(message.optics_groups);
     showAngular(message);
@@ -60,6 +62,11 @@ const shows = {
   tick() {},
 };
 
+function showHonesty() {
+  const kind = page.status.fsc_kind === "independent" ? "independent halves" : "common map: optimistic";
+  set("n-resolution-sub", known(page.masked) ? `masked ${angstrom(page.masked)}, ${kind}` : kind);
+}
+
 function showAngular(message) {
   const picture = document.getElementById("angular");
   picture.closest(".panel").classList.toggle("has-data", message.angular_shown);
@@ -67,8 +74,10 @@ function showAngular(message) {
   const tilt = known(message.tilt_suggestion_degrees) && message.tilt_suggestion_degrees > 0
     ? `, tilt by ${fixed(message.tilt_suggestion_degrees, 0)}° would help` : "";
   const words = `efficiency ${fixed(message.angular_efficiency, 2)}${tilt}`;
+  const cones = known(message.conical_fsc_area_ratio) ? `; conical FSC area ratio ${fixed(message.conical_fsc_area_ratio, 2)}` : "";
   set("angular-about", words);
-  picture.alt = `Heat map of viewing directions (Mollweide projection): ${words}`;
+  picture.title = `${words}${cones}`;
+  picture.alt = `Heat map of viewing directions (Mollweide projection): ${words}${cones}`;
   if (!document.hidden) picture.src = `/angular.png?v=${message.session_id}-${message.sequence}`;
   picture.hidden = false;
 }
