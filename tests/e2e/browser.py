@@ -102,7 +102,7 @@ class Browser:
         """Write what is seen as PNG of few colours, which keeps it small: the whole page or the window."""
         shot = self.driver.execute_cdp_cmd("Page.captureScreenshot", {"captureBeyondViewport": whole})
         picture = Image.open(io.BytesIO(base64.b64decode(shot["data"]))).convert("RGB")
-        picture.quantize(128, dither=Image.Dither.NONE).save(path, optimize=True)
+        picture.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(path, optimize=True)
 
     def complaints(self) -> list[str]:
         """Return what the console says of errors since the last call; the driver's remarks on slow GL are none."""

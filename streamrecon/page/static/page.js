@@ -63,8 +63,10 @@ const shows = {
 };
 
 function showHonesty() {
-  const kind = page.status.fsc_kind === "independent" ? "independent halves" : "common map: optimistic";
-  set("n-resolution-sub", known(page.masked) ? `masked ${angstrom(page.masked)}, ${kind}` : kind);
+  const independent = page.status.fsc_kind === "independent";
+  const kind = independent ? "independent halves" : "common map: optimistic";
+  const brief = `masked ${angstrom(page.masked)}, ${independent ? "independent" : "optimistic"}`;
+  set("n-resolution-sub", known(page.masked) ? brief : kind);
 }
 
 function showAngular(message) {
