@@ -48,7 +48,7 @@ def shoot(chromium, shots, name, *, whole=False):
     if shots is not None:
         shots.mkdir(parents=True, exist_ok=True)
         time.sleep(1.5)  # for the picture alone: animations end
-        chromium.screenshot(shots / f"{name}.png", whole=whole)
+        chromium.screenshot(shots / f"{name}.webp", whole=whole)
 
 
 def kind(chromium):
