@@ -157,7 +157,7 @@ def measure(folder: Path, particles: int, box: int, subscribers: int) -> dict[st
         while not _seen(ports):
             time.sleep(0.2)
         paint = _first_paint(onlooker, f"http://{ports.monitor}/")
-        worker, length = _worker(daemon), particles // 10
+        worker, length = _worker(daemon), particles // 8
         while _seen(ports) + 2.5 * length < particles:
             onlooker.open("about:blank")
             turns["nobody"].append(_turn(ports, worker, length, particles))
