@@ -24,6 +24,7 @@ _VERBS = {
     "status": "What a session has seen, folded and set aside, and how far it is.",
     "quarantine": "List what was set aside; have it looked at again, or dismiss it.",
     "ctl": "Command a running session: pause, resume, snapshot, checkpoint, set, drain, stop.",
+    "postprocess": "Two half maps to mask, corrected FSC, sharpened map; symmetry, local resolution.",
     "fsc": "Compare two maps: FSC, aligned first if asked.",
     "notify": "Tell people by chat or mail what happens in a session; run does so itself.",
     "keygen": "Make keys, so that only whom you know can connect.",

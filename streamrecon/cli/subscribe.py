@@ -13,6 +13,7 @@ from rich.markup import escape
 
 from streamrecon.cli.exit_codes import errors_as_exit_codes
 from streamrecon.client import (
+    AssessmentMessage,
     ClientKeys,
     EventMessage,
     FscMessage,
@@ -144,6 +145,13 @@ def describe(message: Message) -> str:
         case StatusMessage(header=h):
             rate = "" if h.images_per_second is None else f", {h.images_per_second:.0f} images/s"
             text = f"{h.stage}, {_progress(h.particles_seen, h.resolution_angstrom)}{rate}"
+        case AssessmentMessage(header=h):
+            masked = h.resolution_masked_angstrom
+            text = "nothing known yet" if masked is None else f"{masked:.1f} Å under the mask"
+            if h.angular_efficiency is not None:
+                text += f", views {h.angular_efficiency:.2f}"
+            if h.symmetry is not None:
+                text += f", symmetry {h.symmetry.group}"
         case EventMessage(header=h):
             text = f"{h.kind}: {h.text}"
         case SessionMessage(header=h):

@@ -18,6 +18,7 @@ from streamrecon.client.state import Received
 from streamrecon.client.sync import VolumeSubscriber
 from streamrecon.transport.keys import ClientKeys
 from streamrecon.transport.schema import (
+    AssessmentMessage,
     EventMessage,
     FscMessage,
     HeartbeatMessage,
@@ -30,6 +31,7 @@ from streamrecon.transport.schema import (
 )
 
 __all__ = [
+    "AssessmentMessage",
     "AsyncVolumeSubscriber",
     "ClientKeys",
     "EventMessage",

@@ -14,12 +14,11 @@ import scipy.optimize
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
+from streamrecon.assess.band import PAD, Band
 from streamrecon.compute.cpu import CpuBackend
-from streamrecon.compute.cpu_kernels.slices import extract_points
 from streamrecon.fourier.shells import fourier_shell_correlation, resolution_from_fsc, shell_index_rfft
 from streamrecon.geometry.quadrature import pose_cells
 
-PAD = 2
 _SEARCH_SHELLS = 10
 _SEARCH_PSI = 24
 _CANDIDATES = 8
@@ -56,34 +55,6 @@ class Alignment:
     other_hand_correlation: float
 
 
-class _Band:
-    """Half-space frequencies of a map's transform up to some shell, as samples to correlate."""
-
-    def __init__(self, volume: NDArray[np.float32], shells: int) -> None:
-        box = len(volume)
-        axis = np.arange(-shells, shells + 1)
-        kz, ky, kx = np.meshgrid(axis, axis, np.arange(shells + 1), indexing="ij")
-        radius2 = kx**2 + ky**2 + kz**2
-        keep = (radius2 > 0) & (radius2 <= shells**2)
-        self.points = np.stack([kx[keep], ky[keep], kz[keep]], axis=1).astype(np.float32)
-        self.box = box
-        transform = scipy.fft.rfftn(scipy.fft.ifftshift(volume))
-        x, y, z = (self.points[:, i].astype(int) for i in range(3))
-        self.values = transform[z, y, x].astype(np.complex64)
-        # whiten, so that the correlation is not all lowest shells
-        shell = np.rint(np.sqrt(radius2[keep])).astype(int)
-        power = np.bincount(shell, weights=np.abs(self.values) ** 2) / np.maximum(np.bincount(shell), 1)
-        gain = np.divide(1.0, np.sqrt(power), out=np.zeros_like(power), where=power > 1e-12 * power.max())
-        self.weight = gain[shell].astype(np.float32)
-        self.shells = shells
-
-    def sample(self, cube: NDArray[np.float32], rotation: NDArray[np.floating]) -> NDArray[np.complex64]:
-        """Return a cube's values at the rotated frequencies, (n, m)."""
-        out = np.empty((2, len(rotation), len(self.points)), np.float32)
-        extract_points(cube, PAD, self.points, np.asarray(rotation, np.float32), out[0], out[1])
-        return np.asarray(out[0] + 1j * out[1], np.complex64)
-
-
 def _search_grid() -> NDArray[np.float64]:
     cells = pose_cells(4, _SEARCH_PSI, 0.0, 1.0)
     psi = np.arange(_SEARCH_PSI) * 2 * np.pi / _SEARCH_PSI
@@ -92,7 +63,7 @@ def _search_grid() -> NDArray[np.float64]:
 
 
 def _coarse(
-    band: _Band, cube: NDArray[np.float32], mirrored: bool, report: Callable[[int], None]
+    band: Band, cube: NDArray[np.float32], mirrored: bool, report: Callable[[int], None]
 ) -> list[tuple[float, NDArray[np.float64], NDArray[np.float64]]]:
     """Search all rotations, shifts by FFT; return the best few as (correlation, rotation, shift in pixels)."""
     rotations = _search_grid()
@@ -120,7 +91,7 @@ def _coarse(
 
 
 def _refine(
-    band: _Band, cube: NDArray[np.float32], mirrored: bool, rotation: NDArray[np.float64], shift: NDArray[np.float64]
+    band: Band, cube: NDArray[np.float32], mirrored: bool, rotation: NDArray[np.float64], shift: NDArray[np.float64]
 ) -> tuple[float, NDArray[np.float64], NDArray[np.float64]]:
     """Maximise the whitened correlation over rotation and shift."""
     target = band.values * band.weight
@@ -166,8 +137,8 @@ def align_volumes(
     limit = box // 2 - 2
     backend = CpuBackend()
     cube = backend.cube(np.asarray(moving, np.float32), PAD, PAD * limit + 2)
-    band = _Band(reference, min(_SEARCH_SHELLS, limit))
-    finer = _Band(reference, min(_CANDIDATE_SHELLS, limit))
+    band = Band(reference, min(_SEARCH_SHELLS, limit))
+    finer = Band(reference, min(_CANDIDATE_SHELLS, limit))
     best: dict[bool, tuple[float, NDArray[np.float64], NDArray[np.float64]]] = {}
     for mirrored in (False, True):
         candidates = _coarse(band, cube, mirrored, report)
@@ -175,7 +146,7 @@ def align_volumes(
         best[mirrored] = max(refined, key=lambda item: item[0])
     mirrored = best[True][0] > best[False][0]
     correlation, rotation, shift = best[mirrored]
-    _, rotation, shift = _refine(_Band(reference, min(_FINAL_SHELLS, limit)), cube, mirrored, rotation, shift)
+    _, rotation, shift = _refine(Band(reference, min(_FINAL_SHELLS, limit)), cube, mirrored, rotation, shift)
     return Alignment(
         rotation=rotation,
         shift_angstrom=shift * voxel_size_angstrom,
@@ -199,7 +170,7 @@ def _resample(
     rotation: NDArray[np.float64],
     shift: NDArray[np.float64],
 ) -> NDArray[np.float32]:
-    band = _Band(np.zeros((box,) * 3, np.float32), limit)
+    band = Band(np.zeros((box,) * 3, np.float32), limit)
     values = band.sample(cube, rotation[None])[0]
     if mirrored:
         values = np.conj(values)

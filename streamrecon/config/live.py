@@ -25,6 +25,7 @@ _WHY_NOT = {
     "publish": f"subscribers are connected to it: {_RESTART}",
     "notify": f"it belongs to `streamrecon run`, which reads it when it starts: {_RESTART}",
     "monitor": f"it is bound when the daemon starts: {_RESTART}",
+    "assess": f"the history and the fit go by it: {_RESTART}",
     "security": f"who may connect is not changed over a connection: {_RESTART}",
     "control": f"it is bound when the worker starts: {_RESTART}",
 }

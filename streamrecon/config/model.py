@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from streamrecon.config.notify import NotifyConfig
+from streamrecon.geometry.symmetry import normalised_group
 from streamrecon.reconstruct.settings import EngineSettings
 
 _FROZEN = ConfigDict(extra="forbid", frozen=True)
@@ -112,6 +113,23 @@ class SecurityConfig(BaseModel):
         return Path(self.curve_dir) if self.curve_dir else None
 
 
+class AssessConfig(BaseModel):
+    """[assess]: what is worked out of every snapshot, beside the worker's own work."""
+
+    model_config = _FROZEN
+    enabled: bool = True
+    mask: Annotated[str, Field(min_length=1)] = "auto"
+    symmetry: str = "C1"
+    find_symmetry: bool = True
+    target_angstrom: Annotated[tuple[Positive, ...], Field(max_length=8)] = (4.0, 3.0)
+    every_seconds: Positive = 30.0
+
+    @field_validator("symmetry")
+    @classmethod
+    def _known_group(cls, value: str) -> str:
+        return normalised_group(value)
+
+
 class LogConfig(BaseModel):
     """[log]: what is said on standard output."""
 
@@ -136,6 +154,7 @@ class Config(BaseModel):
     monitor: MonitorConfig = MonitorConfig()
     notify: NotifyConfig = NotifyConfig()
     security: SecurityConfig = SecurityConfig()
+    assess: AssessConfig = AssessConfig()
     log: LogConfig = LogConfig()
 
     @field_validator("engine", mode="before")

@@ -7,8 +7,10 @@ particles needs no table in memory; `PoseSpool.export` makes a STAR file out of 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
@@ -22,12 +24,29 @@ from streamrecon.io.star_write import loop_heading, optics_text, row_texts, tabl
 from streamrecon.optics.group import OpticsGroup
 from streamrecon.particles import ParticleTable
 
+_CHUNK_ROWS = 10_000
 _RESULT_COLUMNS = (
     "rlnRandomSubset",
     "rlnMaxValueProbDistribution",
     "rlnNrOfSignificantSamples",
     "rlnLogLikeliContribution",
 )
+
+
+@dataclass(frozen=True)
+class PoseRows:
+    """Some rows' numbers, one a particle.
+
+    Attributes
+    ----------
+    defocus_angstrom : ndarray, (n,) float64
+        Mean of u and v; NaN in a table without CTF.
+    euler_degrees : ndarray, (n, 3) float64
+        rot, tilt, psi.
+    """
+
+    defocus_angstrom: NDArray[np.float64]
+    euler_degrees: NDArray[np.float64]
 
 
 class PoseSpool:
@@ -149,6 +168,32 @@ class PoseSpool:
                     out.write(row)
             out.write(b"\n")
         return int(latest.sum())
+
+    def chunks(self) -> Iterator[PoseRows]:
+        """Yield the numbers of each particle's last row, some thousand rows at a time.
+
+        Raises
+        ------
+        CheckpointCorrupt
+            A row is not one of ours.
+        """
+        # the names before them may hold blanks, the numbers do not: count from the end
+        n_ctf = 4 if self._has_ctf else 0
+        n_numbers = 1 + n_ctf + 5 + len(_RESULT_COLUMNS)
+        latest = self._latest_rows()
+        rows = (row for number, row in enumerate(self._rows()) if number < len(latest) and latest[number])
+        while part := list(itertools.islice(rows, _CHUNK_ROWS)):
+            try:
+                values = np.array([row.rsplit(None, n_numbers)[1:] for row in part], np.float64)  # (n, n_numbers)
+            except ValueError as error:
+                raise CheckpointCorrupt(
+                    f"{self.path}: expected rows that end in {n_numbers} numbers, found others ({error}); resume from "
+                    "an older checkpoint or start a new session"
+                ) from error
+            yield PoseRows(
+                defocus_angstrom=values[:, 1:3].mean(axis=1) if n_ctf else np.full(len(values), np.nan),
+                euler_degrees=values[:, 1 + n_ctf : 4 + n_ctf],
+            )
 
     def close(self) -> None:
         """Close the file; the spool can be opened again."""

@@ -8,10 +8,13 @@ registry; their texts can be put one behind the other because no two processes s
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 from prometheus_client import CollectorRegistry, Histogram
 
 from streamrecon import errors
+from streamrecon.assess.report import Assessment
+from streamrecon.monitor.assessment_metrics import AssessmentGauges
 from streamrecon.monitor.ingest_metrics import IngestMetricsExporter
 from streamrecon.monitor.naming import OTHER, info_of, makers, one_of, resident_memory
 from streamrecon.reconstruct.results import FSC_KINDS, STAGES, BatchResult, EngineStatus
@@ -42,7 +45,7 @@ ERROR_KINDS = error_kinds()
 class WorkerMetrics:
     """What the worker tells, for Prometheus."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    def __init__(self, registry: CollectorRegistry, targets_angstrom: Sequence[float] = (4.0, 3.0)) -> None:
         counter, gauge = makers(registry, "worker")
         self._particles = counter(
             "particles_folded_total", "Particles folded into the map by this process, each counted once."
@@ -110,6 +113,7 @@ class WorkerMetrics:
         self._checkpoint_bytes = gauge("checkpoint_bytes", "Size of the last checkpoint.")
         self._checkpoint_seconds = gauge("checkpoint_write_seconds", "Time the last checkpoint took to write.")
         self._errors = counter("errors_total", "Errors by kind; the session went on where it could.", ("kind",))
+        self._assessed = AssessmentGauges(gauge, targets_angstrom)
         self._subscribers = gauge("subscribers", "Programs that follow the published events.")
         self._refused = counter(
             "peers_refused_total",
@@ -177,6 +181,10 @@ class WorkerMetrics:
         self._checkpoint_bytes.set(size)
         self._checkpoint_seconds.set(seconds)
         self._last_checkpoint = time.monotonic()
+
+    def assessed(self, assessment: Assessment) -> None:
+        """Set what an assessment found."""
+        self._assessed.set(assessment)
 
     def error(self, error: Exception) -> None:
         """Count an error by its kind."""

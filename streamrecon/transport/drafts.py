@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from streamrecon.assess.report import Assessment
 from streamrecon.errors import TransportError
 from streamrecon.fourier.crop import fourier_crop
 from streamrecon.reconstruct.results import BatchResult, EngineStatus, Snapshot
@@ -195,6 +196,22 @@ def recorded_draft(message: schema.Message) -> Draft:
         return dataclasses.replace(message, header=header)  # type: ignore[arg-type]  # of the same type as it was
 
     return Draft(message.topic, build)
+
+
+def assessment_draft(assessment: Assessment, status: EngineStatus, timestamp: float) -> Draft:
+    """Return the ``assessment/`` message; ``status`` is of the snapshot that was assessed."""
+
+    def build(session_id: str, sequence: int) -> schema.Message:
+        header = schema.AssessmentHeader(
+            session_id=session_id,
+            sequence=sequence,
+            timestamp=timestamp,
+            **vars(assessment),
+            **_progress(status, status.resolution_angstrom),
+        )
+        return schema.AssessmentMessage(schema.ASSESSMENT, header)
+
+    return Draft(schema.ASSESSMENT, build)
 
 
 def event_draft(kind: str, text: str, fields: Mapping[str, schema.Scalar], timestamp: float) -> Draft:

@@ -10,6 +10,9 @@ from typing import Annotated, Literal, TypeAlias
 
 import msgspec
 
+from streamrecon.assess.forecast import Forecast
+from streamrecon.assess.report import FitSummary, OpticsGroupSummary, SymmetrySummary
+
 PROTOCOL_VERSION = 1
 
 VOLUME_FULL = "volume/full/"
@@ -19,12 +22,13 @@ VOLUME_PREVIEW = "volume/preview/"
 FSC = "fsc/"
 POSES = "poses/"
 STATUS = "status/"
+ASSESSMENT = "assessment/"
 EVENT = "event/"
 HEARTBEAT = "heartbeat/"
 SESSION = "session/"
 # the maps themselves; the preview is made from one of them
 VOLUME_TOPICS = (VOLUME_FULL, VOLUME_HALF_A, VOLUME_HALF_B)
-TOPICS = (*VOLUME_TOPICS, VOLUME_PREVIEW, FSC, POSES, STATUS, EVENT, HEARTBEAT, SESSION)
+TOPICS = (*VOLUME_TOPICS, VOLUME_PREVIEW, FSC, POSES, STATUS, ASSESSMENT, EVENT, HEARTBEAT, SESSION)
 ON_VOLUMES_SOCKET = (*VOLUME_TOPICS, VOLUME_PREVIEW)
 ON_BOTH_SOCKETS = (HEARTBEAT, SESSION)
 
@@ -148,6 +152,35 @@ class StatusHeader(Progress, frozen=True, kw_only=True, tag_field="type", tag="s
     stage_reason: str = ""
 
 
+class AssessmentHeader(Progress, frozen=True, kw_only=True, tag_field="type", tag="assessment"):
+    """What an operator decides on; the fields are those of `streamrecon.assess.report.Assessment`."""
+
+    box_size: Side
+    voxel_size_angstrom: Angstrom
+    resolution_unmasked_angstrom: float | None
+    resolution_masked_angstrom: float | None
+    resolution_half_angstrom: float | None
+    fsc_unmasked: list[float]
+    fsc_masked: list[float]
+    fsc_randomised: list[float]
+    fsc_corrected: list[float]
+    b_factor_angstrom2: float | None
+    sharpening_b_factor: float | None
+    resolution_history: list[tuple[Count, float]]
+    fit: FitSummary | None
+    forecast: list[Forecast]
+    angular_n_side: Count
+    angular_counts: list[Count]
+    angular_efficiency: float | None
+    tilt_suggestion_degrees: float | None
+    conical_fsc_area_ratio: float | None
+    noise_variance: list[list[float]]
+    optics_groups: list[OpticsGroupSummary]
+    defocus_edges_angstrom: list[float]
+    defocus_counts: list[Count]
+    symmetry: SymmetrySummary | None
+
+
 class EventHeader(Envelope, frozen=True, kw_only=True, tag_field="type", tag="event"):
     """Something worth telling a person: ``kind`` for programs, ``text`` for people."""
 
@@ -179,4 +212,4 @@ class SnapshotRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 ArrayHeader: TypeAlias = VolumeHeader | PreviewHeader | FscHeader | PosesHeader
-Header: TypeAlias = ArrayHeader | StatusHeader | EventHeader | HeartbeatHeader | SessionHeader
+Header: TypeAlias = ArrayHeader | StatusHeader | AssessmentHeader | EventHeader | HeartbeatHeader | SessionHeader

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from streamrecon.transport import headers
 from streamrecon.transport.headers import (
+    AssessmentHeader,
     EventHeader,
     FscHeader,
     Header,
@@ -86,6 +87,14 @@ class StatusMessage:
 
 
 @dataclass(frozen=True)
+class AssessmentMessage:
+    """What an operator decides on."""
+
+    topic: str
+    header: AssessmentHeader
+
+
+@dataclass(frozen=True)
 class EventMessage:
     """Something worth telling a person."""
 
@@ -115,6 +124,7 @@ Message: TypeAlias = (
     | FscMessage
     | PosesMessage
     | StatusMessage
+    | AssessmentMessage
     | EventMessage
     | HeartbeatMessage
     | SessionMessage
@@ -135,6 +145,7 @@ KINDS: dict[str, Kind] = {
     headers.FSC: Kind(FscHeader, FscMessage, "fsc"),
     headers.POSES: Kind(PosesHeader, PosesMessage, "table"),
     headers.STATUS: Kind(StatusHeader, StatusMessage),
+    headers.ASSESSMENT: Kind(AssessmentHeader, AssessmentMessage),
     headers.EVENT: Kind(EventHeader, EventMessage),
     headers.HEARTBEAT: Kind(HeartbeatHeader, HeartbeatMessage),
     headers.SESSION: Kind(SessionHeader, SessionMessage),

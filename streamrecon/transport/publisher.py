@@ -22,6 +22,7 @@ import zmq
 from numpy.typing import NDArray
 
 from streamrecon import __version__
+from streamrecon.assess.report import Assessment
 from streamrecon.errors import TransportError
 from streamrecon.reconstruct.results import BatchResult, EngineStatus, Snapshot
 from streamrecon.transport import drafts, schema
@@ -206,6 +207,11 @@ class Publisher:
     def publish_recorded(self, message: schema.Message) -> None:
         """Publish a message of an earlier session again, numbered as one of this."""
         self._put(drafts.recorded_draft(message))
+
+    def publish_assessment(self, assessment: Assessment, status: EngineStatus) -> None:
+        """Publish an assessment of the snapshot that ``status`` belongs to; one not yet sent is superseded."""
+        self._check()
+        self._outbox.put_latest("assessment", [drafts.assessment_draft(assessment, status, time.time())])
 
     def publish_event(self, kind: str, text: str, **fields: schema.Scalar) -> None:
         """Publish something worth telling a person."""

@@ -17,6 +17,7 @@ from streamrecon.particles import ParticleBatch
 from streamrecon.state.background import AsyncCheckpointer
 from streamrecon.state.checkpoint import CheckpointStore
 from streamrecon.transport.publisher import Publisher
+from streamrecon.worker.assessments import Assessments
 from streamrecon.worker.control import Control, Steering
 from streamrecon.worker.outputs import write_snapshot
 from streamrecon.worker.preprocess import decide_contrast, usable
@@ -104,6 +105,7 @@ class Worker:
         self._metrics = metrics
         self._control = control or Control(config)
         self._checkpointer = AsyncCheckpointer[list[int]](store, before=reconstruction.sync)
+        self._assessments = Assessments(config, self._output_dir / SNAPSHOT_FOLDER, publisher, metrics, self._tell)
         self._unacknowledged: list[int] = []
         self._undecided: list[tuple[int, ParticleBatch]] = []
         self._undecided_since = 0.0
@@ -141,12 +143,14 @@ class Worker:
                 self._finish_checkpoint(0.0)
                 self._start_checkpoint_if_due()
                 self._snapshot_if_due()
+                self._assessments.poll()
                 self._metrics.subscribers(self._publisher.subscribers)
                 self._metrics.unacknowledged(len(self._unacknowledged))
             reason: Literal["drained", "stopped"] = "drained" if self._feed.drained else "stopped"
             self._finish(reason)
             return reason
         finally:
+            self._assessments.close()
             self._checkpointer.close()
 
     def _next(self, stop: threading.Event) -> tuple[int, ParticleBatch] | None:
@@ -288,6 +292,7 @@ class Worker:
         snapshot = engine.snapshot()
         self._snapshot_at, self._snapshot_seen = began, snapshot.status.particles_seen
         self._publisher.publish_snapshot(snapshot)
+        self._assessments.submit(snapshot, self._reconstruction.tallies)
         try:
             write_snapshot(self._output_dir / SNAPSHOT_FOLDER, snapshot)
         except OSError as error:
@@ -317,6 +322,7 @@ class Worker:
             self._start_checkpoint()
             self._finish_checkpoint(None, must=True)
         self._snapshot()
+        self._assessments.finish()
         if self._reconstruction.engine is not None:
             count = self._export()
             self._tell(reason, f"{count} particles with poses in {STAR_NAME}", particles=count)

@@ -59,7 +59,7 @@ def run_worker(
     """
     output_dir = config.session.output_dir
     registry = CollectorRegistry()
-    metrics = WorkerMetrics(registry)
+    metrics = WorkerMetrics(registry, config.assess.target_angstrom)
     with ExitStack() as stack:
         stack.enter_context(exclusive(output_dir))
         folder = config.security.curve_folder

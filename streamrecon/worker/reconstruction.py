@@ -20,6 +20,7 @@ from streamrecon.state.compatibility import check_compatible
 from streamrecon.worker.batch_ids import BatchIds
 from streamrecon.worker.preprocess import Contrast, prepare, sampling_of
 from streamrecon.worker.record import WorkerRecord, compatibility_of
+from streamrecon.worker.tallies import Tallies
 
 # given the configuration, the box size in pixels and the pixel size in angstrom
 EngineFactory: TypeAlias = Callable[[Config, int, float], EngineLike]
@@ -61,6 +62,7 @@ class Reconstruction:
         self.contrast: Contrast | None = None
         self.sampling: tuple[int, float] | None = None
         self.engine: EngineLike | None = None
+        self.tallies = Tallies()
         record = None if loaded is None else WorkerRecord.from_checkpoint(loaded.extra)
         if record is not None:
             check_compatible(record.compatibility, compatibility_of(config))
@@ -83,6 +85,7 @@ class Reconstruction:
         self.sampling = (record.box_size, record.pixel_size_angstrom)
         self.engine = self._make_engine(self._config, *self.sampling)
         self.engine.restore(state)
+        self.tallies = Tallies.from_rows(self._spool.chunks())
 
     def check_sampling(self, batch: ParticleBatch, others: Iterable[ParticleBatch] = ()) -> None:
         """Check that a batch has the box and pixel size of those before it.
@@ -134,6 +137,7 @@ class Reconstruction:
                 f"{self._spool.path}: poses cannot be appended ({error.strerror}); free space, then start again: "
                 "the session resumes from its last checkpoint"
             ) from error
+        self.tallies.add(result.rotation, (batch.table.defocus_u_angstrom + batch.table.defocus_v_angstrom) / 2)
         self.folded.add(batch_id)
         return result
 

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import zmq
 
+from streamrecon.assess.report import Assessment
 from streamrecon.client import (
+    AssessmentMessage,
     EventMessage,
     FscMessage,
     SessionMessage,
@@ -49,6 +51,7 @@ def test_a_late_joiner_gets_the_state_and_then_what_follows_without_doubles(publ
     publisher.publish_snapshot(make_snapshot(1.0))
     publisher.publish_status(make_status(100))
     publisher.publish_poses(7, make_result(3), np.array([0, 1, 1], np.int8), make_status(100))
+    publisher.publish_assessment(Assessment(8, 3.0, resolution_masked_angstrom=9.5), make_status(100))
     publisher.publish_event("note", "before", detail=1)
     with subscriber_of(publisher) as messages:
         taken = take_until(messages, is_event("before"))
@@ -60,6 +63,8 @@ def test_a_late_joiner_gets_the_state_and_then_what_follows_without_doubles(publ
         assert set(topics) == PUBLISHED
         half_b = next(m for m in taken if m.topic == schema.VOLUME_HALF_B)
         assert (half_b.volume == 3.0).all()
+        assessment = next(m for m in taken if isinstance(m, AssessmentMessage)).header
+        assert (assessment.resolution_masked_angstrom, assessment.particles_seen) == (9.5, 100)
         publisher.publish_event("note", "after")
         publisher.publish_snapshot(make_snapshot(5.0))
         later = take_until(messages, lambda m: m.topic == schema.VOLUME_HALF_B)

@@ -7,6 +7,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from streamrecon.assess.forecast import Forecast
+from streamrecon.assess.report import FitSummary, OpticsGroupSummary, SymmetrySummary
 from streamrecon.errors import TransportError
 from streamrecon.transport import schema
 
@@ -14,6 +16,7 @@ numbers = st.floats(allow_nan=False, allow_infinity=False)
 maybe = st.none() | numbers
 counts = st.integers(0, 2**53)
 words = st.text(min_size=1, max_size=20)
+curves = st.lists(numbers, max_size=3)
 envelope = {"session_id": words, "sequence": counts, "timestamp": numbers}
 progress = {
     **envelope,
@@ -107,6 +110,38 @@ statuses = st.builds(
         log_evidence=maybe,
     ),
 )
+assessments = st.builds(
+    schema.AssessmentMessage,
+    st.just(schema.ASSESSMENT),
+    st.builds(
+        schema.AssessmentHeader,
+        **progress,
+        box_size=st.integers(1, 4096),
+        voxel_size_angstrom=st.floats(0.01, 100),
+        resolution_unmasked_angstrom=maybe,
+        resolution_masked_angstrom=maybe,
+        resolution_half_angstrom=maybe,
+        fsc_unmasked=curves,
+        fsc_masked=curves,
+        fsc_randomised=curves,
+        fsc_corrected=curves,
+        b_factor_angstrom2=maybe,
+        sharpening_b_factor=maybe,
+        resolution_history=st.lists(st.tuples(counts, numbers), max_size=3),
+        fit=st.none() | st.builds(FitSummary, numbers, numbers, maybe, counts),
+        forecast=st.lists(st.builds(Forecast, numbers, *[maybe] * 6), max_size=2),
+        angular_n_side=counts,
+        angular_counts=st.lists(counts, max_size=3),
+        angular_efficiency=maybe,
+        tilt_suggestion_degrees=maybe,
+        conical_fsc_area_ratio=maybe,
+        noise_variance=st.lists(curves, max_size=2),
+        optics_groups=st.lists(st.builds(OpticsGroupSummary, words, counts, *[maybe] * 4), max_size=2),
+        defocus_edges_angstrom=curves,
+        defocus_counts=st.lists(counts, max_size=3),
+        symmetry=st.none() | st.builds(SymmetrySummary, words, numbers, st.booleans(), words),
+    ),
+)
 heartbeats = st.builds(
     schema.HeartbeatMessage,
     st.just(schema.HEARTBEAT),
@@ -114,7 +149,7 @@ heartbeats = st.builds(
 )
 
 
-@given(events | statuses | heartbeats)
+@given(events | statuses | heartbeats | assessments)
 def test_plain_messages_survive_the_way(message):
     assert schema.deserialize([bytes(f) for f in schema.serialize(message)]) == message
 

@@ -142,6 +142,7 @@ class FakePublisher:
 
     def __init__(self):
         self.statuses, self.snapshots, self.events, self.poses = [], [], [], []
+        self.assessments = []
 
     def publish_status(self, status):
         self.statuses.append(status)
@@ -151,6 +152,9 @@ class FakePublisher:
 
     def publish_poses(self, batch_id, result, half, status):
         self.poses.append((batch_id, result, half, status))
+
+    def publish_assessment(self, assessment, status):
+        self.assessments.append((assessment, status))
 
     def publish_event(self, kind, text, **fields):
         self.events.append((kind, text, fields))

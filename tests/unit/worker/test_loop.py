@@ -35,7 +35,8 @@ def eager(monkeypatch):
 
 
 def make_config(folder, **tables):
-    return Config.model_validate({"session": {"output_dir": folder}, "input": {"contrast": "protein_white"}} | tables)
+    base = {"session": {"output_dir": folder}, "input": {"contrast": "protein_white"}, "assess": {"enabled": False}}
+    return Config.model_validate(base | tables)
 
 
 class Session:
