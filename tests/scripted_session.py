@@ -6,7 +6,6 @@ import threading
 import time
 from contextlib import ExitStack
 from functools import cache
-from types import SimpleNamespace
 from typing import Any
 
 import healpix
@@ -14,6 +13,7 @@ import msgspec
 import numpy as np
 import scipy.fft
 
+from streamrecon.assess.report import Assessment
 from streamrecon.compare.session import free_ports
 from streamrecon.config.model import PublishConfig
 from streamrecon.monitor.server import MonitorServer
@@ -118,9 +118,9 @@ def assessment_at(particles: int) -> dict[str, Any]:
         "forecast": [
             {
                 "resolution_angstrom": d,
-                "particles": n,
-                "particles_low": 0.7 * n,
-                "particles_high": 1.5 * n,
+                "particles": round(n),
+                "particles_low": round(0.7 * n),
+                "particles_high": round(1.5 * n),
                 "hours": n / 150.0 / 3600.0,
                 "hours_low": 0.7 * n / 540_000,
                 "hours_high": 1.5 * n / 540_000,
@@ -190,7 +190,6 @@ class ScriptedSession:
         self.output_dir, self.name = output_dir, name
         self.ports = free_ports()
         self._page = ExitStack()
-        self._assessments = 0
 
     def __enter__(self):
         self.start_worker()
@@ -251,11 +250,13 @@ class ScriptedSession:
             time.sleep(0.001)
 
     def assess(self, particles: int):
-        """Hand the page an assessment."""
-        self._assessments += 1
-        fields = {**assessment_at(particles), "session_id": self.publisher.session_id, "sequence": self._assessments}
-        header = msgspec.defstruct("AssessmentHeader", list(fields))(**fields)
-        self.view.take(SimpleNamespace(topic="assessment/", header=header))
+        """Publish an assessment, and wait until the page has it."""
+        told = assessment_at(particles)
+        self.publisher.publish_assessment(msgspec.convert(told, Assessment), snapshot_at(particles).status)
+        deadline = time.monotonic() + 10
+        while self.view.hub.get("assessment").get("particles_seen") != particles:
+            assert time.monotonic() < deadline, f"the assessment after {particles} never arrived"
+            time.sleep(0.001)
 
     def tell_ledger(self, particles_in: int, folded: int, **options):
         """Hand the page what it would find in the ledger."""

@@ -151,7 +151,18 @@ def _map(dashboard: builders.Dashboard) -> builders.Dashboard:
                 "Resolution",
                 "Half-set FSC at 0.143; it jumps up where independent halves begin, because it becomes honest there.",
                 (f"streamrecon_worker_resolution_angstrom{{{SESSION}}}", "resolution"),
+                (f"streamrecon_worker_resolution_masked_angstrom{{{SESSION}}}", "under a mask, corrected"),
                 unit="suffix: Å",
+            )
+        )
+        .with_panel(
+            curves(
+                "Views",
+                "How evenly the views lie: efficiency (Naydenova and Russo), and area ratio of conical FSC. 1 is best.",
+                (f"streamrecon_worker_angular_efficiency_ratio{{{SESSION}}}", "efficiency"),
+                (f"streamrecon_worker_conical_fsc_area_ratio{{{SESSION}}}", "conical FSC area ratio"),
+                unit="percentunit",
+                from_zero=True,
             )
         )
         .with_panel(

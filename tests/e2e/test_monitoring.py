@@ -17,7 +17,13 @@ from tests.unit.notices.servers import Chat
 pytestmark = [pytest.mark.slow, needs_prometheus]
 INSTANCE = "grid7"
 # there, but not a number: the share in use of a device that there is not, and what takes longer to judge than we wait
-NOT_A_NUMBER = ("instance:streamrecon_gpu_memory_used:ratio", "streamrecon_worker_inlier_ratio")
+NOT_A_NUMBER = (
+    "instance:streamrecon_gpu_memory_used:ratio",
+    "streamrecon_worker_inlier_ratio",
+    "streamrecon_worker_resolution_masked_angstrom",
+    "streamrecon_worker_angular_efficiency_ratio",
+    "streamrecon_worker_conical_fsc_area_ratio",
+)
 MORE = """
 [snapshot]
 every_images = 200

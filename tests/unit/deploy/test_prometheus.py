@@ -16,8 +16,7 @@ FOLDER = ROOT / "deploy" / "prometheus"
 RULES = FOLDER / "streamrecon.rules.yaml"
 CASES = FOLDER / "streamrecon.tests.yaml"
 ALERTMANAGER = ROOT / "deploy" / "alertmanager" / "alertmanager.yaml"
-# made by Prometheus itself, and what a worker serves from the release on that assesses maps
-BESIDES = {"up", "streamrecon_worker_angular_efficiency_ratio"}
+BESIDES = {"up"}  # made by Prometheus itself
 
 needs_promtool = pytest.mark.skipif(
     shutil.which("promtool") is None, reason="promtool is missing: apt-get install prometheus"
