@@ -26,11 +26,11 @@ from streamrecon.io import (
 )
 from streamrecon.particles import ParticleBatch, ParticleTable
 from streamrecon.reconstruct.backproject import GivenPoses
-from streamrecon.reconstruct.results import EngineStatus
+from streamrecon.reconstruct.results import BatchResult, EngineStatus
 from streamrecon.worker.engine import make_engine
 from streamrecon.worker.outputs import write_snapshot
 from streamrecon.worker.preprocess import Contrast, decide_contrast, prepare, usable
-from streamrecon.worker.reconstruction import Reconstruction
+from streamrecon.worker.reconstruction import STORE_NAME, Reconstruction
 
 _INTERRUPTED = 130
 _CONTRAST_IMAGES = 500
@@ -48,11 +48,15 @@ def reconstruct(
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Of the random start.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Use only the first so many particles.")] = None,
+    passes: Annotated[
+        int,
+        typer.Option(min=1, help="Look at each particle so often: first in order, then to refine its pose."),
+    ] = 1,
     given_poses: Annotated[
         bool, typer.Option("--given-poses", help="Search nothing: use the rotations and shifts in the file.")
     ] = False,
 ) -> None:
-    """Reconstruct from a random start in one pass over the particles.
+    """Reconstruct from a random start, in one pass over the particles or in several.
 
     Writes volume.mrc, half_a.mrc, half_b.mrc, fsc.csv, status.json and particles.star (poses that RELION reads).
     Ctrl-C ends it early and writes what there is.
@@ -63,6 +67,9 @@ def reconstruct(
         settings = load_config(config) if config is not None else Config()
         if seed is not None:
             settings = settings.model_copy(update={"session": settings.session.model_copy(update={"seed": seed})})
+        if passes == 1:
+            refinement = settings.refinement.model_copy(update={"store_megabytes": 0})
+            settings = settings.model_copy(update={"refinement": refinement})
         base = (root or particles.resolve().parents[-1]).resolve()
         table = _checked(read_manifest(particles, base), particles)
         if limit is not None:
@@ -72,7 +79,7 @@ def reconstruct(
         if given_poses:
             _backproject(settings, table, folder, output)
             return
-        interrupted = _reconstruct(settings, table, folder, output)
+        interrupted = _reconstruct(settings, table, folder, output, passes)
     raise typer.Exit(_INTERRUPTED if interrupted else 0)
 
 
@@ -106,7 +113,7 @@ def _batches(table: ParticleTable, root: Path, size: int) -> Iterator[ParticleBa
         yield usable(ParticleBatch(read_images(part), part, identities))
 
 
-def _reconstruct(settings: Config, table: ParticleTable, root: Path, output: Path) -> bool:
+def _reconstruct(settings: Config, table: ParticleTable, root: Path, output: Path, passes: int) -> bool:
     """Fold everything, with a progress bar; return whether it was interrupted."""
     console = Console(stderr=True)
     size = settings.feed.batch_size
@@ -119,7 +126,7 @@ def _reconstruct(settings: Config, table: ParticleTable, root: Path, output: Pat
         TextColumn("{task.fields[status]}"),
     )  # fmt: skip
     with Progress(*columns, console=console) as progress:
-        task = progress.add_task("Particles", total=len(table), status="")
+        task = progress.add_task("Particles", total=len(table) * passes, status="")
         try:
             for number, batch in enumerate(_batches(table, root, size)):
                 try:
@@ -130,6 +137,11 @@ def _reconstruct(settings: Config, table: ParticleTable, root: Path, output: Pat
                 status = _engine_status(reconstruction)
                 rate = len(batch) / result.step_seconds
                 progress.update(task, advance=len(batch), **_fields(status, rate))
+            for _ in range(passes - 1):
+                for result in _sweep(reconstruction, size):
+                    n = len(result.pose_weight)
+                    fields = _fields(_engine_status(reconstruction), n / result.step_seconds)
+                    progress.update(task, advance=n, **fields)
         except KeyboardInterrupt:
             interrupted = True
     if reconstruction.engine is None:
@@ -138,11 +150,21 @@ def _reconstruct(settings: Config, table: ParticleTable, root: Path, output: Pat
     write_snapshot(output, snapshot)
     rows = reconstruction.export(output / "particles.star")
     reconstruction.close()
+    (output / STORE_NAME).unlink(missing_ok=True)
+    how = "posed independently" if snapshot.status.fsc_kind == "gold_standard" else "posed on one map"
     console.print(
-        f"{rows} particles, {snapshot.resolution_angstrom:.1f} A (FSC {snapshot.fsc_threshold} between halves posed "
-        f"on one map), stage {snapshot.status.stage}; maps and poses in {output}"
+        f"{rows} particles, {snapshot.status.image_visits} image visits, {snapshot.resolution_angstrom:.1f} A (FSC "
+        f"{snapshot.fsc_threshold} between halves {how}), stage {snapshot.status.stage}; maps and poses in {output}"
     )
     return interrupted
+
+
+def _sweep(reconstruction: Reconstruction, size: int) -> Iterator[BatchResult]:
+    """Visit every kept particle once more."""
+    while (result := reconstruction.revisit(size)) is not None:
+        yield result
+    if reconstruction.store is not None:
+        reconstruction.store.index.sweep += 1
 
 
 def _backproject(settings: Config, table: ParticleTable, root: Path, output: Path) -> None:

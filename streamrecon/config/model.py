@@ -59,6 +59,15 @@ class FeedConfig(BaseModel):
     lease_seconds: Positive = 120.0
 
 
+class RefinementConfig(BaseModel):
+    """[refinement]: particles that are kept and visited again while the stream idles."""
+
+    model_config = _FROZEN
+    store_megabytes: Annotated[int, Field(ge=0)] = 2048
+    search_share: Annotated[float, Field(ge=0, le=1)] = 0.2
+    max_sweeps: Annotated[int, Field(ge=1)] = 12
+
+
 class SnapshotConfig(BaseModel):
     """[snapshot]: how often a map is written and published."""
 
@@ -147,6 +156,7 @@ class Config(BaseModel):
     input: InputConfig = InputConfig()
     feed: FeedConfig = FeedConfig()
     engine: EngineSettings = EngineSettings()
+    refinement: RefinementConfig = RefinementConfig()
     snapshot: SnapshotConfig = SnapshotConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     publish: PublishConfig = PublishConfig()

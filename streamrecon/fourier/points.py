@@ -8,6 +8,7 @@ consecutive kx and shift phases need no table look-up a point.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +38,7 @@ class HalfPlanePoints:
         return len(self.kx)
 
 
+@lru_cache(maxsize=16)
 def half_plane_points(k_max: int) -> HalfPlanePoints:
     """Return the half-plane points with 0 < |k| <= k_max, row by row."""
     ky, kx = np.mgrid[-k_max : k_max + 1, 0 : k_max + 1]

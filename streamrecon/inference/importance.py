@@ -106,7 +106,7 @@ def refine_samples(
     pad: int,
     box_size: int,
     weighed: Array,
-    first: tuple[Array, Array, Array, Array],
+    first: tuple[Array, ...],
     plan: SamplingPlan,
     random: tuple[Array, Sequence[Array]],
 ) -> PoseSamples:
@@ -118,11 +118,10 @@ def refine_samples(
     ----------
     weighed : ndarray, (3, n, n_points)
         From `Backend.weigh`.
-    first : rotation (n, K, 3, 3), shift (n, K, 2), density (n, K), anything
-        As `GlobalSearch.draw` returns them.
+    first : rotation (n, M, 3, 3), shift (n, M, 2), density (n, M), and what else there is
     random : start (n, rounds), uniform (n, K, 5) for each round, float32 in [0, 1)
     """
-    rotation, shift, density, _ = first
+    rotation, shift, density = first[:3]
     starts, moves = random
     n_points = weighed.shape[2]
     scored = 0

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from streamrecon.compute.backend import Array, Backend
-from streamrecon.fourier.points import HalfPlanePoints
+from streamrecon.fourier.points import HalfPlanePoints, points_within
 from streamrecon.fourier.polar import PolarGrid, polar_from_image_matrix
+from streamrecon.inference.compact import CompactImages, encode
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,8 @@ class Observations:
         Optics group.
     mask_fill : float
         Mean square of the mask: the share of the noise's power that it lets through.
+    compact : CompactImages or None
+        The images as they are kept; ``real`` and ``imaginary`` are then what comes back from them.
     """
 
     real: Array
@@ -75,6 +78,7 @@ class Observations:
     power: Array
     group: Array
     mask_fill: float
+    compact: CompactImages | None = None
 
 
 class Preparer:
@@ -106,6 +110,7 @@ class Preparer:
         frequency_step: Array,
         group: Array,
         points: HalfPlanePoints,
+        band: HalfPlanePoints | None = None,
     ) -> Observations:
         """Prepare a batch.
 
@@ -116,6 +121,8 @@ class Preparer:
         ctf_coefficients : ndarray, (n, 5) float32
         frequency_step : ndarray, (n,) float32, 1/angstrom a Fourier pixel
         group : ndarray, (n,) int32
+        band : HalfPlanePoints, optional
+            Keep the images up to here; they are then used as they come back.
         """
         backend, grid = self._backend, self._grid
         n_shells = self._geometry.box_size // 2 + 1
@@ -123,7 +130,7 @@ class Preparer:
 
         def piece(a: int, b: int) -> tuple[Array, ...]:
             transforms = backend.image_transforms(backend.to_device(images[a:b]), self._mask)
-            real, imaginary = backend.half_plane(transforms, points)
+            real, imaginary = backend.half_plane(transforms, points if band is None else band)
             coefficients, step = ctf_coefficients[a:b], frequency_step[a:b]
             return (
                 real,
@@ -132,11 +139,83 @@ class Preparer:
                 backend.rings(transforms, self._matrix, self._small_box),
                 backend.ctf(coefficients, grid.kx, grid.ky, step),
                 backend.shell_power(transforms, n_shells),
+                transforms[:, 0, 0].real,
             )
 
         # the ring matrix is larger than the caches
         pieces = backend.run(piece, len(images), few=True)
-        real, imaginary, ctf, rings, ring_ctf, power = (
-            backend.concatenate(column) for column in zip(*pieces, strict=True)
-        )
-        return Observations(real, imaginary, ctf, rings, ring_ctf, backend.to_host(power), group, self._mask_fill)
+        columns = (backend.concatenate(column) for column in zip(*pieces, strict=True))
+        real, imaginary, ctf, rings, ring_ctf, power, zero = columns
+        power = backend.to_host(power)
+        if band is None:
+            return Observations(real, imaginary, ctf, rings, ring_ctf, power, group, self._mask_fill)
+        compact = encode(*(backend.to_host(array) for array in (real, imaginary, zero)))
+        real, imaginary = (backend.to_device(part) for part in compact.decode(points_within(band, points.k_max)[1]))
+        return Observations(real, imaginary, ctf, rings, ring_ctf, power, group, self._mask_fill, compact)
+
+    def recall(
+        self,
+        compact: CompactImages,
+        ctf_coefficients: Array,
+        frequency_step: Array,
+        group: Array,
+        points: HalfPlanePoints,
+        band: HalfPlanePoints,
+    ) -> Observations:
+        """Make observations of images that were kept; their power ends with the band.
+
+        Parameters
+        ----------
+        compact : CompactImages, n images at the points of ``band``
+        ctf_coefficients, frequency_step, group, points : as for `prepare`
+        """
+        backend, grid = self._backend, self._grid
+        real, imaginary = compact.decode()  # on the host
+        _, columns = points_within(band, points.k_max)
+        placement = _Placement(band, self._small_box)
+        n_shells = band.k_max + 1
+
+        def piece(a: int, b: int) -> tuple[Array, ...]:
+            transforms = backend.to_device(placement.transforms(real[a:b], imaginary[a:b], compact.zero[a:b]))
+            coefficients, step = ctf_coefficients[a:b], frequency_step[a:b]
+            return (
+                backend.ctf(coefficients, points.kx, points.ky, step),
+                backend.rings(transforms, self._matrix, self._small_box),
+                backend.ctf(coefficients, grid.kx, grid.ky, step),
+            )
+
+        ctf_coefficients, frequency_step = backend.to_device(ctf_coefficients), backend.to_device(frequency_step)
+        pieces = backend.run(piece, len(compact), few=True)
+        ctf, rings, ring_ctf = (backend.concatenate(column) for column in zip(*pieces, strict=True))
+        power = np.zeros((len(compact), n_shells), np.float32)
+        counts = np.maximum(np.bincount(band.shell, minlength=n_shells), 1)
+        order = np.argsort(band.shell, kind="stable")
+        starts = np.searchsorted(band.shell[order], np.arange(1, n_shells))
+        squared = (real**2 + imaginary**2)[:, order]
+        power[:, 1:] = np.add.reduceat(squared, starts, axis=1) / counts[1:]
+        real, imaginary = (backend.to_device(np.ascontiguousarray(part[:, columns])) for part in (real, imaginary))
+        return Observations(real, imaginary, ctf, rings, ring_ctf, power, group, self._mask_fill, compact)
+
+
+class _Placement:
+    """Where half-plane points go in the transform of a small box, origin at the first pixel."""
+
+    def __init__(self, band: HalfPlanePoints, small_box: int) -> None:
+        half = small_box // 2
+        kx, ky = band.kx.astype(np.int64), band.ky.astype(np.int64)
+        self._inside = np.flatnonzero((kx < half) & (np.abs(ky) < half))
+        self._kx, self._ky = kx[self._inside], ky[self._inside]
+        # images have their origin in the middle of the box, transforms at the first pixel
+        self._sign = np.where((self._kx + self._ky) % 2 == 0, 1.0, -1.0).astype(np.float32)
+        self._small_box = small_box
+
+    def transforms(self, real: Array, imaginary: Array, zero: Array) -> Array:
+        """Return (n, small_box, small_box // 2 + 1) complex64."""
+        out = np.zeros((len(real), self._small_box, self._small_box // 2 + 1), np.complex64)
+        values = self._sign * (real[:, self._inside] + np.complex64(1j) * imaginary[:, self._inside])
+        out[:, self._ky % self._small_box, self._kx] = values
+        # the column kx = 0 holds both mates of each pair
+        axis = self._kx == 0
+        out[:, -self._ky[axis] % self._small_box, 0] = np.conj(values[:, axis])
+        out[:, 0, 0] = zero
+        return out

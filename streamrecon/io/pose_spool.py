@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from streamrecon.errors import CheckpointCorrupt
 from streamrecon.io.atomic import atomic_path
-from streamrecon.io.star_write import loop_heading, optics_text, row_texts, table_columns
+from streamrecon.io.star_write import loop_heading, optics_text, pose_texts, row_texts, table_columns, value_texts
 from streamrecon.optics.group import OpticsGroup
 from streamrecon.particles import ParticleTable
 
@@ -30,6 +30,7 @@ _RESULT_COLUMNS = (
     "rlnMaxValueProbDistribution",
     "rlnNrOfSignificantSamples",
     "rlnLogLikeliContribution",
+    "rlnParticleFigureOfMerit",
 )
 
 
@@ -92,8 +93,9 @@ class PoseSpool:
         pose_weight: NDArray[np.floating],
         effective_sample_size: NDArray[np.floating],
         log_evidence: NDArray[np.floating],
+        inlier: NDArray[np.floating] | None = None,
         optics_group_index: NDArray[np.integer] | None = None,
-    ) -> int:
+    ) -> NDArray[np.int64]:
         """Append one row a particle and hand them to the operating system.
 
         Parameters
@@ -108,16 +110,20 @@ class PoseSpool:
             rlnNrOfSignificantSamples, rounded, at least 1.
         log_evidence : ndarray, (n,)
             rlnLogLikeliContribution.
+        inlier : ndarray, (n,), optional
+            rlnParticleFigureOfMerit: the probability that the map explains the image; 1 if left out.
         optics_group_index : ndarray, (n,), optional
             Into the groups that will be given to `export`; the table's own index if left out.
 
         Returns
         -------
-        int
-            The file's new length in bytes.
+        ndarray, (n, 2) int64
+            Offset and length, bytes, of each particle's row: what `update` finds it by.
         """
-        samples = np.maximum(1, np.rint(effective_sample_size)).astype(np.int64)
-        results = (np.asarray(half, np.int64) + 1, pose_weight, samples, log_evidence)
+        results = (
+            np.asarray(half, np.int64) + 1,
+            *_results(pose_weight, effective_sample_size, log_evidence, inlier),
+        )
         rows = row_texts(
             table,
             rotation,
@@ -126,9 +132,58 @@ class PoseSpool:
             has_ctf=self._has_ctf,
             optics_group_index=optics_group_index,
         )
-        self._file.write("".join(rows).encode("utf-8", "surrogateescape"))
+        return self._write([row.encode("utf-8", "surrogateescape") for row in rows])
+
+    def update(
+        self,
+        rows: NDArray[np.integer],
+        *,
+        rotation: NDArray[np.floating],
+        shift_angstrom: NDArray[np.floating],
+        pose_weight: NDArray[np.floating],
+        effective_sample_size: NDArray[np.floating],
+        log_evidence: NDArray[np.floating],
+        inlier: NDArray[np.floating] | None = None,
+    ) -> None:
+        """Append a new row for particles that were visited again: the old one with another pose.
+
+        The old row stays where it is, so that the table can be cut back to any length it had.
+
+        Parameters
+        ----------
+        rows : ndarray, (n, 2)
+            As `append` returned them.
+
+        Raises
+        ------
+        CheckpointCorrupt
+            There is no such row.
+        """
+        poses = zip(*pose_texts(rotation, shift_angstrom), strict=True)
+        results = _results(pose_weight, effective_sample_size, log_evidence, inlier)
+        new = zip(*(value_texts(values) for values in results), strict=True)
+        written = []
+        with self.path.open("rb") as file:
+            for (offset, length), pose, result in zip(rows.tolist(), poses, new, strict=True):
+                file.seek(offset)
+                old = file.read(length)
+                parts = old.rsplit(b" ", len(pose) + len(_RESULT_COLUMNS))
+                if len(old) != length or not old.endswith(b"\n") or len(parts) != 1 + len(pose) + len(_RESULT_COLUMNS):
+                    raise CheckpointCorrupt(
+                        f"{self.path}: expected a row of {length} bytes at {offset}, found another; was it changed?"
+                    )
+                half = parts[1 + len(pose)]
+                fields = [parts[0], *(t.encode() for t in pose), half, *(t.encode() for t in result)]
+                written.append(b" ".join(fields) + b"\n")
+        self._write(written)
+
+    def _write(self, rows: list[bytes]) -> NDArray[np.int64]:
+        """Append rows; return their offsets and lengths, (n, 2)."""
+        start = self.n_bytes
+        self._file.write(b"".join(rows))
         self._file.flush()
-        return self.n_bytes
+        lengths = np.array([len(row) for row in rows], np.int64)
+        return np.stack([start + np.cumsum(lengths) - lengths, lengths], axis=1)
 
     def sync(self) -> None:
         """Make everything appended so far durable; call it before a checkpoint records `n_bytes`."""
@@ -210,6 +265,18 @@ class PoseSpool:
         latest = np.zeros(len(hashes), bool)
         latest[len(hashes) - 1 - from_the_end] = True
         return latest
+
+
+def _results(
+    pose_weight: NDArray[np.floating],
+    effective_sample_size: NDArray[np.floating],
+    log_evidence: NDArray[np.floating],
+    inlier: NDArray[np.floating] | None,
+) -> tuple[NDArray[np.generic], ...]:
+    """Return the columns that a visit changes beside the pose, in the order of `_RESULT_COLUMNS` from the second on."""
+    samples = np.maximum(1, np.rint(effective_sample_size)).astype(np.int64)
+    merit = np.ones(len(samples)) if inlier is None else inlier
+    return np.asarray(pose_weight), samples, np.asarray(log_evidence), np.asarray(merit)
 
 
 def _particle_hash(row: bytes) -> int:

@@ -137,14 +137,20 @@ def row_texts(
         texts += [(f"{value:.4f}" for value in column.tolist()) for column in ctf]
     if rotation is not None:
         shift = np.zeros((len(table), 2)) if shift_angstrom is None else shift_angstrom
-        pose = np.concatenate([euler_from_rotation(rotation), -np.asarray(shift, np.float64)], axis=1)
-        texts += [(f"{value:.6f}" for value in column.tolist()) for column in pose.T]
-    texts += [_column_texts(values) for values in extra.values()]
+        texts += pose_texts(rotation, shift)
+    texts += [value_texts(values) for values in extra.values()]
     for line in zip(*texts, strict=True):
         yield " ".join(line) + "\n"
 
 
-def _column_texts(values: NDArray[np.generic]) -> Iterator[str]:
+def pose_texts(rotation: NDArray[np.floating], shift_angstrom: NDArray[np.floating]) -> list[Iterator[str]]:
+    """Return the texts of the pose columns, one iterator a column."""
+    pose = np.concatenate([euler_from_rotation(rotation), -np.asarray(shift_angstrom, np.float64)], axis=1)
+    return [(f"{value:.6f}" for value in column.tolist()) for column in pose.T]
+
+
+def value_texts(values: NDArray[np.generic]) -> Iterator[str]:
+    """Return the texts of a column."""
     if values.dtype.kind == "f":
         return (f"{value:.6g}" for value in values.tolist())
     return (quoted(str(value)) for value in values.tolist())

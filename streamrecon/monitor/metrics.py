@@ -59,6 +59,17 @@ class WorkerMetrics:
             "batches_dropped_total",
             "Batches delivered again that the checkpoint already held; normal after a restart.",
         )
+        self._revisits = counter(
+            "image_revisits_total", "Of the image visits, those to particles seen before, while the stream idled."
+        )
+        self._stored = gauge("store_particles", "Particles kept on disk for another visit.")
+        self._store_bytes = gauge("store_bytes", "Disk that the kept particles take.")
+        self._store_dropped = gauge(
+            "store_dropped_particles", "Kept particles given up to make room, the worst of the oldest first."
+        )
+        self._store_lost = gauge(
+            "store_lost_particles", "Kept particles whose records did not agree after a crash; they stay in the map."
+        )
         self._step = Histogram(
             "streamrecon_worker_step_seconds",
             "Time to fold one mini-batch.",
@@ -161,6 +172,20 @@ class WorkerMetrics:
         self._visits.inc(visits)
         self._evaluations.inc(result.evaluations)
         self._step.observe(result.step_seconds)
+
+    def batch_revisited(self, result: BatchResult) -> None:
+        """Count a batch of particles that were visited again."""
+        self._visits.inc(len(result.pose_weight))
+        self._revisits.inc(len(result.pose_weight))
+        self._evaluations.inc(result.evaluations)
+        self._step.observe(result.step_seconds)
+
+    def store(self, particles: int, size: int, dropped: int, lost: int) -> None:
+        """Set what is kept for another visit."""
+        self._stored.set(particles)
+        self._store_bytes.set(size)
+        self._store_dropped.set(dropped)
+        self._store_lost.set(lost)
 
     def batch_dropped(self) -> None:
         """Count a batch that the state already holds."""

@@ -27,6 +27,11 @@ class Accumulator:
         Grid points a Fourier pixel.
     radius : int
         Grid points from the origin to the edge.
+    gain : float
+        By which new images are multiplied.
+    level : float
+        Log of the gain that there would be had the grid never been brought back to unit gain: what was inserted at
+        level l is in the grid ``gain exp(l - level)`` times.
     """
 
     def __init__(self, backend: Backend, pad: int, k_max: int) -> None:
@@ -34,6 +39,7 @@ class Accumulator:
         self.pad = pad
         self.radius = pad * k_max + 2
         self.gain = 1.0
+        self.level = 0.0
         self.grid = backend.zeros(self._shape(self.radius))
 
     @staticmethod
@@ -58,12 +64,14 @@ class Accumulator:
             self.gain = 1.0
             return
         self.gain /= keep
+        self.level -= np.log(keep)
         if self.gain > _GAIN_LIMIT:
             self.grid *= np.float32(1.0 / self.gain)
             self.gain = 1.0
 
-    def load(self, grid: Array, gain: float) -> None:
-        """Take up a saved grid and its gain."""
+    def load(self, grid: Array, gain: float, level: float) -> None:
+        """Take up a saved grid, its gain and its level."""
+        self.level = level
         self.grid = grid
         self.radius = grid.shape[2] - 1
         self.gain = gain

@@ -18,7 +18,8 @@ from streamrecon.errors import CheckpointIncompatible, NumericalError
 from streamrecon.optics.group import OpticsGroup
 from streamrecon.particles import ParticleBatch
 from streamrecon.reconstruct.extent import band_limit, geometry_for
-from streamrecon.reconstruct.results import BatchResult, EngineState, EngineStatus, Snapshot
+from streamrecon.reconstruct.kept import KeptLayout, KeptParticles
+from streamrecon.reconstruct.results import BatchResult, EngineState, EngineStatus, Snapshot, joined_results
 from streamrecon.reconstruct.settings import EngineSettings
 from streamrecon.reconstruct.trajectory import Trajectory
 
@@ -38,6 +39,8 @@ class Engine:
     backend : Backend
     seed : int
         Same seed, same batches in the same order: the same map, bit for bit.
+    keep : bool
+        Hand out with each batch what `revisit` needs.
 
     Raises
     ------
@@ -46,7 +49,14 @@ class Engine:
     """
 
     def __init__(
-        self, settings: EngineSettings, box_size: int, pixel_size_angstrom: float, backend: Backend, seed: int = 0
+        self,
+        settings: EngineSettings,
+        box_size: int,
+        pixel_size_angstrom: float,
+        backend: Backend,
+        seed: int = 0,
+        *,
+        keep: bool = False,
     ) -> None:
         if box_size % 2 or box_size < 32:
             raise NumericalError(
@@ -57,6 +67,7 @@ class Engine:
         self._k_limit = band_limit(settings, box_size, pixel_size_angstrom)
         self._backend = backend
         self._seed = seed
+        self._keep = keep
         self._groups: list[OpticsGroup] = []
         self._starts = {number: self._start(number) for number in range(settings.starts)}
         self._evidence = dict.fromkeys(self._starts, 0.0)
@@ -64,7 +75,15 @@ class Engine:
         self._leader = 0
 
     def _start(self, number: int) -> Trajectory:
-        return Trajectory(self.settings, self.geometry, self._k_limit, self._backend, (self._seed, number))
+        # only the leader's poses are handed out, and so only they can be revisited
+        return Trajectory(
+            self.settings, self.geometry, self._k_limit, self._backend, (self._seed, number), keep=self._keep
+        )
+
+    @property
+    def layout(self) -> KeptLayout | None:
+        """Return the sizes of what is kept of a particle, None if nothing is."""
+        return KeptLayout(self._k_limit, self.settings.samples) if self._keep else None
 
     @property
     def starts(self) -> int:
@@ -91,18 +110,47 @@ class Engine:
         self._compare({number: float(result.log_evidence.mean()) for number, result in results.items()}, len(batch))
         leader = results[self._leader]
         seconds = sum(result.step_seconds for result in results.values())
-        back = np.argsort(order)
         self._choose()
-        return BatchResult(
-            rotation=leader.rotation[back],
-            shift_angstrom=leader.shift_angstrom[back],
-            pose_weight=leader.pose_weight[back],
-            effective_sample_size=leader.effective_sample_size[back],
-            log_evidence=leader.log_evidence[back],
-            evaluations=sum(result.evaluations for result in results.values()),
-            step_seconds=seconds,
-            inlier=None if leader.inlier is None else leader.inlier[back],
-        )
+        evaluations = sum(result.evaluations for result in results.values())
+        return replace(leader.take(np.argsort(order)), evaluations=evaluations, step_seconds=seconds)
+
+    def revisit(self, kept: KeptParticles, search: NDArray[np.bool_]) -> BatchResult:
+        """Look at particles again; what they added to the sums is replaced.
+
+        Parameters
+        ----------
+        kept : KeptParticles, n particles
+            As they were handed out last.
+        search : ndarray, (n,) bool
+            Search everywhere and not only around the poses found earlier. Particles whose poses belong to another
+            frame are searched anyway.
+
+        Raises
+        ------
+        NumericalError
+            A likelihood is not finite.
+        """
+        self._choose(now=True)
+        leader = self._starts[self._leader]
+        everywhere = search | (kept.contribution.frame != leader.frame) | (leader.stage == "searching")
+        parts, rows = [], []
+        for chosen in (True, False):
+            picked = np.flatnonzero(everywhere == chosen)
+            picked = picked[np.argsort(kept.half[picked], kind="stable")]
+            if len(picked):
+                part = kept.take(picked)
+                parts.append(self._visit(part, int(np.count_nonzero(part.half == 0)), search=chosen))
+                rows.append(picked)
+        joined_parts = joined_results(parts)
+        return joined_parts.take(np.argsort(np.concatenate(rows)))
+
+    def _visit(self, kept: KeptParticles, n_a: int, *, search: bool) -> BatchResult:
+        """Visit sorted particles with every start; only the leader's old contributions are known."""
+        results = {}
+        for number, start in self._starts.items():
+            results[number] = start.revisit(kept, n_a, search=search)
+        self._compare({number: float(r.log_evidence.mean()) for number, r in results.items()}, len(kept))
+        return results[self._leader]
 
     def _number_groups(self, groups: tuple[OpticsGroup, ...]) -> NDArray[np.int32]:
         """Number optics groups by what they are, whatever order files list them in."""
@@ -117,15 +165,19 @@ class Engine:
         for number, value in evidence.items():
             self._evidence[number] += (value - self._evidence[number]) * n / self._weight
 
-    def _choose(self) -> None:
+    def _choose(self, *, now: bool = False) -> None:
         """Let one start go on alone, once the first has had time to settle: the first, unless it has clearly failed.
 
-        A start that is as good keeps the lead: its frame is that of the poses handed out so far.
+        A start that is as good keeps the lead: its frame is that of the poses handed out so far. ``now``: do not wait
+        for more images, if any start has settled.
         """
         if self.starts == 1:
             return
         settled = [start for start in self._starts.values() if start.stage != "searching"]
-        if not settled or min(s.status.particles_seen - s.settled_at for s in settled) < _CHOICE_IMAGES:
+        if not settled:
+            return
+        waited = min(s.status.image_visits - s.settled_at for s in settled)
+        if waited < _CHOICE_IMAGES and not now:
             return
         best = max(self._starts, key=lambda number: self._evidence[number])
         if self._evidence[best] > _CLEARLY_BETTER * self._evidence[self._leader]:

@@ -40,8 +40,19 @@ class HalfMaps:
         self.fsc: NDArray[np.float32] = np.full(1, _START_FSC, np.float32)
         self.latest: SolvedMap | None = None
 
+    @property
+    def level(self) -> float:
+        """Level of the sums (see `Accumulator`): both halves forget together."""
+        return self._accumulators[0].level
+
     def insert(
-        self, n_a: int, samples: PoseSamples, weighed: Array, points: HalfPlanePoints, minimum_weight: float
+        self,
+        n_a: int,
+        samples: PoseSamples,
+        weighed: Array,
+        points: HalfPlanePoints,
+        minimum_weight: float,
+        sign: float = 1.0,
     ) -> None:
         """Insert each half's images into its own accumulator, the two side by side.
 
@@ -50,6 +61,8 @@ class HalfMaps:
         n_a : int
             The first so many images belong to half a, the others to half b.
         weighed : ndarray, (3, n, n_points)
+        sign : float
+            -1 takes them out.
         """
 
         def one(h: int) -> None:
@@ -58,7 +71,7 @@ class HalfMaps:
             accumulator.grow(points.k_max)
             self._backend.insert(
                 accumulator.grid, PAD, points, self._box_size, weighed[:, rows], samples.rotation[rows],
-                samples.shift[rows], samples.weight[rows], minimum_weight, accumulator.gain,
+                samples.shift[rows], samples.weight[rows], minimum_weight, sign * accumulator.gain,
             )  # fmt: skip
 
         self._backend.run_each([partial(one, 0), partial(one, 1)])
@@ -120,7 +133,7 @@ class HalfMaps:
     def state(self) -> tuple[dict[str, Array], dict[str, float]]:
         """Return what a checkpoint needs: arrays on the host, and scalars."""
         arrays = {f"accumulator_{h}": self._accumulators[i].grid for i, h in enumerate(HALVES)}
-        scalars: dict[str, float] = {"gain": self._accumulators[0].gain}
+        scalars: dict[str, float] = {"gain": self._accumulators[0].gain, "level": self.level}
         if self.latest is not None:
             arrays |= {
                 "map_full": self.latest.volume,
@@ -135,7 +148,7 @@ class HalfMaps:
         """Take up what `state` gave."""
         for i, h in enumerate(HALVES):
             grid = self._backend.to_device(arrays[f"accumulator_{h}"])
-            self._accumulators[i].load(grid, float(scalars["gain"]))
+            self._accumulators[i].load(grid, float(scalars["gain"]), float(scalars["level"]))
         self.fsc = np.array(arrays["fsc"], np.float32)
         if "map_full" in arrays:
             full, a, b = (self._backend.to_device(arrays[name]) for name in ("map_full", "map_a", "map_b"))

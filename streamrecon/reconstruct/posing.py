@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
@@ -23,6 +23,7 @@ _Result = TypeVar("_Result")
 _PROBE_SHARE = 0.2
 _SHIFT_STEP = 0.44  # at most, of a resolution element at the search's last ring
 _ROTATION_TARGET = 0.25  # of a resolution element at the particle's rim
+_LOCAL_ROUNDS = 2  # of a revisit: boxes of twice the finest width, then of that
 _BAND_TARGET = 0.4  # a box this wide is scored on the shells up to that of this element
 
 
@@ -126,11 +127,17 @@ class PoseEstimator:
         temperature: float,
         n_a: int,
         rng: np.random.Generator,
+        modes: PoseSamples | None = None,
     ) -> tuple[PoseSamples, Array]:
         """Search and importance-sample every image; also return the weighed images.
 
         Every image has its own random stream, so that the result does not depend on how a batch is cut
         into pieces.
+
+        Parameters
+        ----------
+        modes : PoseSamples, optional
+            Poses found earlier: as many draws again are made around them, and compete with those of the search.
         """
         backend, box = self._backend, self._geometry.box_size
         n, k = len(observations.group), self._settings.samples
@@ -141,13 +148,18 @@ class PoseEstimator:
         pick_and_place = backend.to_device(rng.random((2, n, k, 4), np.float32))
         pick, place = pick_and_place[0], pick_and_place[1]
         moves = [backend.to_device(rng.random((n, count, 5), np.float32)) for count in plan.samples]
+        around = None if modes is None else self._draws(n, k, rng)
 
         def piece(reference: Reference, a: int, b: int) -> tuple[PoseSamples, Array]:
             found = self._search.search(
                 reference.search, observations.rings[a:b], observations.ring_ctf[a:b], inverse_noise[a:b]
             )
             draws = (start[a:b, 0], pick[a:b], place[a:b])
-            first = self._search.draw(found, temperature, defensive, draws)
+            first: tuple[Array, ...] = self._search.draw(found, temperature, defensive, draws)
+            if modes is not None and around is not None:
+                near = self._around(modes, plan, (around[0][a:b], around[1][a:b]), slice(a, b))
+                # two samples of the same posterior, each weighed by its own density: the rounds to come decide
+                first = tuple(backend.concatenate(pair, axis=1) for pair in zip(first, near, strict=False))
             weighed = self.weigh(observations, inverse_noise, points, slice(a, b))
             samples = refine_samples(
                 backend, reference.cube, PAD, box, weighed, first, plan, (start[a:b, 1:], [m[a:b] for m in moves])
@@ -158,6 +170,71 @@ class PoseEstimator:
         weighed = backend.concatenate([w for _, w in pieces], axis=1)
         return PoseSamples.concatenate(backend, [s for s, _ in pieces]), weighed
 
+    def resample(
+        self,
+        observations: Observations,
+        inverse_noise: Array,
+        points: HalfPlanePoints,
+        modes: PoseSamples,
+        n_a: int,
+        rng: np.random.Generator,
+    ) -> tuple[PoseSamples, Array]:
+        """Importance-sample every image around the poses found earlier; also return the weighed images."""
+        backend, box = self._backend, self._geometry.box_size
+        n, k = len(observations.group), self._settings.samples
+        plan = self._local_plan(points)
+        rest = replace(
+            plan,
+            rotation_half_widths=plan.rotation_half_widths[1:],
+            shift_half_widths=plan.shift_half_widths[1:],
+            samples=plan.samples[1:],
+        )
+        around = self._draws(n, k, rng)
+        start = backend.to_device(rng.random((n, _LOCAL_ROUNDS - 1), np.float32))
+        moves = [backend.to_device(rng.random((n, count, 5), np.float32)) for count in rest.samples]
+
+        def piece(reference: Reference, a: int, b: int) -> tuple[PoseSamples, Array]:
+            first = self._around(modes, plan, (around[0][a:b], around[1][a:b]), slice(a, b))
+            weighed = self.weigh(observations, inverse_noise, points, slice(a, b))
+            random = (start[a:b], [m[a:b] for m in moves])
+            return refine_samples(backend, reference.cube, PAD, box, weighed, first, rest, random), weighed
+
+        pieces = self._run(piece, n_a, n)
+        weighed = backend.concatenate([w for _, w in pieces], axis=1)
+        return PoseSamples.concatenate(backend, [s for s, _ in pieces]), weighed
+
+    def _draws(self, n: int, k: int, rng: np.random.Generator) -> tuple[Array, Array]:
+        """Return the random numbers of one round of ``k`` proposals."""
+        to_device = self._backend.to_device
+        return to_device(rng.random(n, np.float32)), to_device(rng.random((n, k, 5), np.float32))
+
+    def _around(
+        self, modes: PoseSamples, plan: SamplingPlan, random: tuple[Array, Array], rows: slice
+    ) -> tuple[Array, Array, Array]:
+        """Draw poses in the boxes of a plan's first round around some images' modes."""
+        return self._backend.propose(
+            modes.rotation[rows], modes.shift[rows], modes.weight[rows], plan.rotation_half_widths[0],
+            plan.shift_half_widths[0], plan.shift_area, *random,
+        )  # fmt: skip
+
+    def _local_plan(self, points: HalfPlanePoints) -> SamplingPlan:
+        """Return the plan of a revisit: boxes around the modes, the last as fine as those of a search."""
+        full = self._plan(points, 1.0)
+        widths = [2.0**r for r in reversed(range(_LOCAL_ROUNDS))]
+        turns = tuple(w * full.rotation_half_widths[-1] for w in widths)
+        return replace(
+            full,
+            rotation_half_widths=turns,
+            shift_half_widths=tuple(w * full.shift_half_widths[-1] for w in widths),
+            bands=(*(self._band(points, self._shells(turn)) for turn in turns[:-1]), Band(points, None)),
+            samples=(self._settings.samples,) * _LOCAL_ROUNDS,
+        )
+
+    def _shells(self, rotation_half_width: float) -> int:
+        """Return the shells that tell where to look inside boxes of a width: a phase may not turn over inside."""
+        rim = self._geometry.particle_radius / self._geometry.box_size
+        return max(int(np.ceil(_BAND_TARGET / (rotation_half_width * rim))), self.search_rings)
+
     def _plan(self, points: HalfPlanePoints, temperature: float) -> SamplingPlan:
         cells, rim = self.cells, self._geometry.particle_radius / self._geometry.box_size  # turns a shell at the rim
         turns, slides = plan_rounds(
@@ -167,11 +244,11 @@ class PoseEstimator:
             self._settings.rounds,
         )
         # while a box is wide, frequencies whose phase turns over many times inside it tell nothing of where to look
-        shells = [int(np.ceil(_BAND_TARGET / (width * rim))) for width in (cells.rotation_half_width, *turns[:-1])]
+        shells = [self._shells(width) for width in (cells.rotation_half_width, *turns[:-1])]
         return SamplingPlan(
             rotation_half_widths=turns,
             shift_half_widths=slides,
-            bands=(*(self._band(points, max(k, self.search_rings)) for k in shells), Band(points, None)),
+            bands=(*(self._band(points, k) for k in shells), Band(points, None)),
             samples=(*[(self._settings.samples + 1) // 2] * (len(turns) - 1), self._settings.samples),
             shift_area=len(cells.shifts) * cells.shift_step**2,
             temperature=temperature,

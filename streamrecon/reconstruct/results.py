@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from streamrecon.particles import ParticleBatch
+from streamrecon.reconstruct.kept import KeptLayout, KeptParticles, joined
 
 STAGES = ("waiting", "searching", "settled", "refining")
 FSC_KINDS = ("common", "gold_standard")
@@ -35,6 +36,8 @@ class BatchResult:
         Wall time of the fold.
     inlier : ndarray, (n,) float32 or None
         Probability that the map explains the image and not junk; None while the map is too poor to judge by.
+    kept : KeptParticles or None
+        What it takes to visit them again, if the engine was asked to keep that.
     """
 
     rotation: NDArray[np.float32]
@@ -45,6 +48,31 @@ class BatchResult:
     evaluations: int
     step_seconds: float
     inlier: NDArray[np.float32] | None = None
+    kept: KeptParticles | None = None
+
+    def take(self, rows: NDArray[np.integer]) -> BatchResult:
+        """Return the result of the given rows; what was spent stays that of the whole batch."""
+        changed: dict[str, Any] = {
+            f.name: value[rows] for f in fields(self) if isinstance(value := getattr(self, f.name), np.ndarray)
+        }
+        return replace(self, **changed, kept=None if self.kept is None else self.kept.take(rows))
+
+
+def joined_results(parts: Sequence[BatchResult]) -> BatchResult:
+    """Join results; what was spent adds up. An inlier probability that is missing in one part counts as 1."""
+    if len(parts) == 1:
+        return parts[0]
+    columns = ("rotation", "shift_angstrom", "pose_weight", "effective_sample_size", "log_evidence")
+    inliers = [p.inlier for p in parts if p.inlier is not None]
+    ones = [np.ones(len(p.pose_weight), np.float32) if p.inlier is None else p.inlier for p in parts]
+    kept = [p.kept for p in parts if p.kept is not None]
+    return BatchResult(
+        **{name: np.concatenate([getattr(p, name) for p in parts]) for name in columns},
+        evaluations=sum(p.evaluations for p in parts),
+        step_seconds=sum(p.step_seconds for p in parts),
+        inlier=np.concatenate(ones) if inliers else None,
+        kept=joined(kept) if len(kept) == len(parts) else None,
+    )
 
 
 @dataclass(frozen=True)
@@ -144,8 +172,15 @@ class EngineLike(Protocol):
     def status(self) -> EngineStatus:
         """Return where the engine stands."""
 
+    @property
+    def layout(self) -> KeptLayout | None:
+        """Return the sizes of what is kept of a particle, None if nothing is."""
+
     def fold(self, batch: ParticleBatch) -> BatchResult:
         """Fold a batch into the running reconstruction; each particle counts once."""
+
+    def revisit(self, kept: KeptParticles, search: NDArray[np.bool_]) -> BatchResult:
+        """Look at particles again; what they added to the sums is replaced."""
 
     def snapshot(self) -> Snapshot:
         """Return the current maps."""

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 
 _REST_UPDATES = 3  # updates in a row at which the band did not want to grow by more than a shell
 _LOST_ENTROPY = 2.5  # nats; a coarse posterior this wide has lost what the map looked like
+_LOST_EVIDENCE = 0.2  # of what images of this session are worth on average
 _LOST_BATCHES = 10
+_EVIDENCE_BATCHES = 50.0  # over which that average runs
 
 
 @dataclass
@@ -36,6 +38,10 @@ class Stages:
     split: bool = False
     at_rest: int = 0
     lost: int = 0
+    poor: int = 0
+    evidence: float = 0.0
+    evidence_batches: float = 0.0
+    contradiction: str = ""
 
     def settle(self, entropy: float) -> None:
         """Take note that the annealing is over."""
@@ -59,9 +65,27 @@ class Stages:
         if self.name == "searching":
             return False
         self.lost = self.lost + 1 if entropy > _LOST_ENTROPY else 0
+        self.contradiction = f"coarse entropy {entropy:.2f} nats"
         return self.lost >= _LOST_BATCHES
 
-    def search_again(self, entropy: float) -> None:
+    def note_evidence(self, log_evidence: float) -> bool:
+        """Take note of a batch's mean log-evidence; return whether it has fallen for good and we must search again.
+
+        The average that it is held against does not follow batches that are far below it.
+        """
+        if self.name == "searching":
+            return False
+        known = self.evidence_batches >= _LOST_BATCHES
+        if known and log_evidence < _LOST_EVIDENCE * self.evidence:
+            self.poor += 1
+        else:
+            self.poor = 0
+            self.evidence_batches = min(self.evidence_batches + 1.0, _EVIDENCE_BATCHES)
+            self.evidence += (log_evidence - self.evidence) / self.evidence_batches
+        self.contradiction = f"log-evidence {log_evidence:.1f} nats where {self.evidence:.1f} is usual"
+        return self.poor >= _LOST_BATCHES
+
+    def search_again(self) -> None:
         """Go back to searching."""
-        self.name, self.refining_since, self.split, self.at_rest, self.lost = "searching", -1, False, 0, 0
-        self.reason = f"new images contradict the map: coarse entropy {entropy:.2f} nats"
+        why = self.contradiction
+        self.__dict__.update(Stages(name="searching", reason=f"new images contradict the map: {why}").__dict__)

@@ -1,15 +1,14 @@
 """One reconstruction from one random start: ab initio, then refinement.
 
-Each particle is used once; memory does not grow with their number. It composes what its neighbours do: poses from
+Particles are folded when they come, and may be visited again later. It composes what its neighbours do: poses from
 the annealed search and importance sampling, online EM on two half-sets, and a band that follows their FSC.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
-from typing import TypeVar
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,49 +21,25 @@ from streamrecon.geometry.rotation import random_rotations
 from streamrecon.inference.importance import PoseSamples
 from streamrecon.inference.observation import ImageGeometry, Observations
 from streamrecon.particles import ParticleBatch
-from streamrecon.reconstruct.amplitude import AmplitudeScale
+from streamrecon.reconstruct import contributions
 from streamrecon.reconstruct.annealing import Annealer
+from streamrecon.reconstruct.counters import Counters, Recent, from_prefix, with_prefix
 from streamrecon.reconstruct.extent import join_shells
 from streamrecon.reconstruct.half_maps import HalfMaps
-from streamrecon.reconstruct.health import Health, junk_log_evidence
+from streamrecon.reconstruct.image_model import ImageModel
+from streamrecon.reconstruct.kept import Contribution, KeptLayout, KeptParticles
 from streamrecon.reconstruct.mapping import resize_volume
-from streamrecon.reconstruct.noise import NoiseModel
 from streamrecon.reconstruct.posing import PoseEstimator
 from streamrecon.reconstruct.results import BatchResult, EngineState, EngineStatus, Snapshot
 from streamrecon.reconstruct.settings import EngineSettings
 from streamrecon.reconstruct.stages import Stages
 
-_Fields = TypeVar("_Fields", "_Counters", "_Recent", Stages)
 FSC_THRESHOLD = 0.143
 _GROWTH_THRESHOLD = 0.5
 _REFINEMENT_MARGIN = 2  # an honest FSC needs less margin
 _HAND_OVER_FSC = 0.8  # shells of the common map that start the halves: those that noise did not shape
 _GROWTH_MARGIN = 3  # shells beyond the FSC's fall that still hold something to align to
-
-
-@dataclass(frozen=True)
-class _Recent:
-    """The part of `EngineStatus` that the latest batch decides."""
-
-    effective_sample_size: float = 0.0
-    coarse_entropy: float = 0.0
-    step_seconds: float = 0.0
-    images_per_second: float = 0.0
-    evaluations_per_image: float = 0.0
-    log_evidence: float = 0.0
-    inlier_share: float = float("nan")
-
-
-@dataclass
-class _Counters:
-    """What has been done so far; part of the saved state as it is."""
-
-    particles_seen: int = 0
-    image_visits: int = 0
-    step: int = 0
-    last_update: int = 0
-    last_growth: int = 0
-    temperature: float = 1.0
+_SPLIT_SHARE = 0.9  # of all particles, where there are fewer than a window of them
 
 
 class Trajectory:
@@ -79,38 +54,60 @@ class Trajectory:
     backend : Backend
     seed : (int, int)
         The session's seed, and which start this is.
-
+    keep : bool
+        Hand out with each batch what is needed to visit its particles again.
     """
 
     def __init__(
-        self, settings: EngineSettings, geometry: ImageGeometry, k_limit: int, backend: Backend, seed: tuple[int, int]
+        self,
+        settings: EngineSettings,
+        geometry: ImageGeometry,
+        k_limit: int,
+        backend: Backend,
+        seed: tuple[int, int],
+        *,
+        keep: bool = False,
     ) -> None:
         self._settings = settings
         self._geometry = geometry
         self._k_limit = k_limit
         self._backend = backend
         self._seed = seed
+        self._keep = keep
+        self._layout = KeptLayout(k_limit, settings.samples)
         self._points = half_plane_points(min(settings.start_shells, k_limit))
         self._poses = PoseEstimator(settings, geometry, backend)
         self._halves = HalfMaps(backend, geometry, self._points.k_max)
         self._annealer = Annealer(settings.settle_images, self._poses.cells.n_cells)
         self._stages = Stages()
-        self._noise = NoiseModel(0, geometry.box_size // 2 + 1)
-        self._health = Health()
-        self._amplitude = AmplitudeScale()
-        self._done = _Counters()
-        self._recent = _Recent()
+        self._images = ImageModel(backend, geometry.box_size)
+        self._done = Counters()
+        self._recent = Recent()
         self._volumes: tuple[Array, Array] | None = None
 
     @property
     def settled_at(self) -> int:
-        """Particles seen when the search settled; -1 before."""
+        """Image visits when the search settled; -1 before."""
         return self._annealer.settled_at
 
     @property
     def stage(self) -> str:
         """Name of the stage."""
         return self._stages.name
+
+    @property
+    def split(self) -> bool:
+        """Whether each half is posed against its own map."""
+        return self._stages.split
+
+    @property
+    def frame(self) -> int:
+        """Which frame of reference poses found now are in: those found in another must be searched anew."""
+        return self._seed[1] << 32 | self._done.frame
+
+    @property
+    def _epoch(self) -> int:
+        return self._seed[1] << 32 | self._done.epoch
 
     def fold(self, batch: ParticleBatch, n_a: int, group: NDArray[np.int32]) -> BatchResult:
         """Fold a batch; each particle counts once.
@@ -128,105 +125,132 @@ class Trajectory:
             An image or a likelihood is not finite; the reconstruction is as it was before.
         """
         started = time.perf_counter()
-        n, done, settings = len(batch), self._done, self._settings
-        rng = np.random.Generator(np.random.Philox(key=_stream(self._seed, done.step)))
-        observations = self._observe(batch, group)
+        table = batch.table
+        coefficients = table.ctf_coefficients()
+        steps = np.array([1.0 / (g.box_size * g.pixel_size_angstrom) for g in table.optics_groups], np.float32)
+        step = steps[table.optics_group_index]
+        images = np.ascontiguousarray(batch.images, np.float32)
+        band = half_plane_points(self._layout.band) if self._keep else None
+        observations = self._poses.preparer.prepare(images, coefficients, step, group, self._points, band)
+        self._images.meet(observations, batch.identities)
+        observations = self._images.scaled(observations)
+        rng = self._random()
         if self._halves.latest is None:
             self._start_from_random_poses(observations, n_a, rng)
-        inverse_noise = self._backend.to_device(self._noise.inverse(group))
-        histogram = self._poses.probe(observations, inverse_noise)
-        temperature = self._annealer.temperature(histogram, n, done.particles_seen)
+        inverse_noise = self._backend.to_device(self._images.noise.inverse(group))
+        temperature = self._temperature(observations, inverse_noise)
         samples, weighed = self._poses.sample(observations, inverse_noise, self._points, temperature, n_a, rng)
+        result, contribution = self._take_in(observations, inverse_noise, samples, weighed, temperature, n_a, None)
+        kept = contributions.kept_of(observations, coefficients, step, n_a, contribution)
+        return self._finished(result, kept, started)
+
+    def revisit(self, kept: KeptParticles, n_a: int, *, search: bool) -> BatchResult:
+        """Look at particles again: their new poses replace the old ones in the sums.
+
+        Parameters
+        ----------
+        kept : KeptParticles
+            Sorted: the first ``n_a`` belong to half a. What they were handed out with last.
+        search : bool
+            Search everywhere, beside the poses found earlier; else only around those.
+
+        Raises
+        ------
+        NumericalError
+            A likelihood is not finite; the reconstruction is as it was before.
+        """
+        started = time.perf_counter()
+        observations = self._poses.preparer.recall(
+            kept.images,
+            kept.ctf_coefficients,
+            kept.frequency_step,
+            kept.group,
+            self._points,
+            half_plane_points(self._layout.band),
+        )
+        observations = self._images.scaled(observations)
+        rng = self._random()
+        inverse_noise = self._backend.to_device(self._images.noise.inverse(kept.group))
+        modes = contributions.modes_of(kept.contribution, self._backend)
+        temperature = 1.0
+        if search:
+            temperature = self._temperature(observations, inverse_noise)
+            samples, weighed = self._poses.sample(
+                observations, inverse_noise, self._points, temperature, n_a, rng, modes
+            )
+        else:
+            samples, weighed = self._poses.resample(observations, inverse_noise, self._points, modes, n_a, rng)
+        result, contribution = self._take_in(observations, inverse_noise, samples, weighed, temperature, n_a, kept)
+        new = contributions.kept_of(observations, kept.ctf_coefficients, kept.frequency_step, n_a, contribution)
+        return self._finished(result, new, started)
+
+    def _random(self) -> np.random.Generator:
+        return np.random.Generator(np.random.Philox(key=_stream(self._seed, self._done.step)))
+
+    def _temperature(self, observations: Observations, inverse_noise: Array) -> float:
+        """Return the annealing's temperature for a batch, and let its clock run."""
+        histogram = self._poses.probe(observations, inverse_noise)
+        return self._annealer.temperature(histogram, len(observations.group), self._done.image_visits)
+
+    def _take_in(
+        self,
+        observations: Observations,
+        inverse_noise: Array,
+        samples: PoseSamples,
+        weighed: Array,
+        temperature: float,
+        n_a: int,
+        old: KeptParticles | None,
+    ) -> tuple[BatchResult, Contribution]:
+        """Put a batch's posteriors into the sums, in the place of old ones if there are, and move on."""
+        n, done, searching = len(observations.group), self._done, self._stages.name == "searching"
         if not np.isfinite(self._backend.to_host(samples.log_evidence)).all():
             raise NumericalError(
-                f"batch of {n} particles with {batch.identities[0]}: a likelihood is not finite; "
-                "check these images for extreme values"
+                f"batch of {n} particles: a likelihood is not finite; check these images for extreme values"
             )
-        inlier = self._judge(observations, samples, inverse_noise, temperature)
-        self._learn(observations, samples, weighed, inlier, n_a)
-        to_host, to_device = self._backend.to_host, self._backend.to_device
-        self._health.update(
-            group, to_host(samples.log_evidence), to_host(samples.effective_sample_size), inlier, new=True
-        )
-        weighed *= to_device(inlier)[:, None]
-        self._halves.forget(1.0 - min(0.5, n / self._window()))
-        self._halves.insert(n_a, samples, weighed, self._points, settings.minimum_weight)
-        done.particles_seen += n
+        inlier = np.ones(n, np.float32)
+        if not searching and temperature <= 1.0:
+            inlier = self._images.judge(observations, samples, inverse_noise, self._points)
+        amplitude = self._images.amplitude(observations.group)
+        shells = 0 if searching else first_shell_below(self._halves.fsc, _GROWTH_THRESHOLD)
+        self._images.learn(
+            self._poses, observations, samples, weighed, inlier, self._points, n_a,
+            amplitude_shells=shells, new=old is None,
+        )  # fmt: skip
+        if old is None or searching:
+            self._halves.forget(1.0 - min(0.5, n / self._window()))
+        there = 0
+        if old is not None:
+            there = contributions.remove(self._halves, self._backend, old, n_a, self._layout, self._epoch)
+            done.revisits += n
+        contribution = contributions.insert(
+            self._halves, self._backend, samples, weighed, inlier, inverse_noise, self._points, n_a,
+            self._settings.minimum_weight, self._layout, amplitude, self._epoch, self.frame,
+        )  # fmt: skip
+        done.held += n - there
+        done.particles_seen += n if old is None else 0
         done.image_visits += n
         done.step += 1
         done.temperature = temperature
-        self._move_on()
-        due = settings.update_images if self._annealer.settled else 1
-        if done.particles_seen - done.last_update >= due:
-            self._update_map()
-        return self._result(samples, inlier, time.perf_counter() - started)
-
-    @property
-    def _judging(self) -> bool:
-        """Whether the map is good enough to tell images that it does not explain."""
-        return self._stages.name != "searching"
-
-    def _judge(
-        self, observations: Observations, samples: PoseSamples, inverse_noise: Array, temperature: float
-    ) -> NDArray[np.float32]:
-        """Return each image's probability of being explained by the map; 1 while nobody can tell."""
-        if not self._judging or temperature > 1.0:
-            return np.ones(len(samples.log_evidence), np.float32)
-        to_host = self._backend.to_host
-        counts = np.bincount(self._points.shell, minlength=self._points.k_max + 1)
-        junk = junk_log_evidence(to_host(observations.power), to_host(inverse_noise), counts, observations.mask_fill)
-        return self._health.inlier_probability(to_host(samples.log_evidence), junk)
-
-    def _learn(
-        self, observations: Observations, samples: PoseSamples, weighed: Array, inlier: NDArray[np.float32], n_a: int
-    ) -> None:
-        """Let noise and amplitudes follow what a batch's best poses leave unexplained."""
-        residual = self._poses.residual_power(observations, samples, self._points, n_a)
-        self._noise.update(observations.group, residual, observations.mask_fill, inlier)
-        if self._amplitude.needed and self._judging:
-            shells = first_shell_below(self._halves.fsc, _GROWTH_THRESHOLD)
-            match, power = self._poses.amplitude_sums(weighed, samples, self._points, n_a, shells)
-            used = self._amplitude.scale[observations.group]
-            self._amplitude.update(observations.group, inlier * match / used, inlier * power / used**2)
-
-    def _observe(self, batch: ParticleBatch, group: NDArray[np.int32]) -> Observations:
-        """Prepare a batch; an optics group's first images start its noise spectrum."""
-        table = batch.table
-        step = np.array([1.0 / (g.box_size * g.pixel_size_angstrom) for g in table.optics_groups], np.float32)
-        observations = self._poses.preparer.prepare(
-            np.ascontiguousarray(batch.images, np.float32),
-            table.ctf_coefficients(),
-            step[table.optics_group_index],
-            group,
-            self._points,
+        result = self._result(samples, inlier if not searching else None)
+        self._recent = Recent(
+            effective_sample_size=float(result.effective_sample_size.mean()),
+            coarse_entropy=self._annealer.entropy,
+            evaluations_per_image=samples.evaluations / n,
+            log_evidence=float(result.log_evidence.mean()),
+            inlier_share=float("nan") if searching else float(inlier.mean()),
         )
-        finite = np.asarray(np.isfinite(observations.power).all(axis=1))
-        if not finite.all():
-            bad = [name for name, good in zip(batch.identities, finite, strict=True) if not good]
-            raise NumericalError(
-                f"{len(bad)} particles have a power spectrum that is not finite, the first is {bad[0]}; "
-                "leave them out, or rescale the images to ordinary values"
-            )
-        self._noise.add_groups(int(group.max()) + 1)
-        for g in np.unique(group):
-            if self._noise.is_new(int(g)):
-                rows = group == g
-                self._noise.update(group[rows], observations.power[rows], observations.mask_fill)
-        self._amplitude.add_groups(int(group.max()) + 1)
-        return self._scaled(observations)
-
-    def _scaled(self, observations: Observations) -> Observations:
-        """Return the observations with each group's amplitude in its CTF."""
-        if not self._amplitude.needed:
-            return observations
-        scale = self._amplitude.scale[observations.group].astype(np.float32)[:, None]
-        return replace(observations, ctf=observations.ctf * scale, ring_ctf=observations.ring_ctf * scale)
+        self._move_on(self._recent.log_evidence if old is None else None)
+        due = self._settings.update_images if self._annealer.settled else 1
+        if done.image_visits - done.last_update >= due:
+            self._update_map()
+        return result, contribution
 
     def _start_from_random_poses(self, observations: Observations, n_a: int, rng: np.random.Generator) -> None:
         """Make the first map: the first batch backprojected at random poses, then forgotten again."""
         n = len(observations.group)
         to_device = self._backend.to_device
-        inverse_noise = to_device(self._noise.inverse(observations.group))
+        inverse_noise = to_device(self._images.noise.inverse(observations.group))
         weighed = self._poses.weigh(observations, inverse_noise, self._points, slice(0, n))
         random = PoseSamples(
             rotation=to_device(random_rotations(rng, n)[:, None].astype(np.float32)),
@@ -239,34 +263,46 @@ class Trajectory:
         )
         self._halves.insert(n_a, random, weighed, self._points, self._settings.minimum_weight)
         self._update_map()
+        self._empty()
+
+    def _empty(self) -> None:
+        """Forget everything that was gathered."""
         self._halves.forget(0.0)
+        self._done.epoch += 1
+        self._done.held = self._done.revisits = 0
 
     def _window(self) -> float:
         """Images that the running sums remember: few while poses still change, ever more once settled."""
-        s = self._settings
+        s, done = self._settings, self._done
         if self._stages.name == "searching":
             return s.search_window_images
         if self._stages.name == "settled":
-            return max(
-                s.settled_window_images, s.window_growth * (self._done.particles_seen - self._annealer.settled_at)
-            )
-        since = self._done.particles_seen - self._stages.refining_since
-        return max(s.settled_window_images, s.refinement_window_growth * since)
+            return max(s.settled_window_images, s.window_growth * (done.image_visits - self._annealer.settled_at))
+        if done.revisits:
+            return np.inf  # what is coarse in the sums is replaced, it need not fade
+        return max(s.settled_window_images, s.refinement_window_growth * done.held)
 
-    def _move_on(self) -> None:
-        """Change stage where the measured state says so; `_update_map` decides the hand-over to refinement."""
+    def _move_on(self, log_evidence: float | None) -> None:
+        """Change stage where the measured state says so; `_update_map` decides the hand-over to refinement.
+
+        Only new images (of which ``log_evidence`` is known) can contradict the map: revisits begin with the worst.
+        """
         entropy = self._annealer.entropy
-        if self._annealer.settled:
+        if self._annealer.settled and self._stages.name == "searching":
             self._stages.settle(entropy)
-        if self._stages.note_entropy(entropy):
-            self._stages.search_again(entropy)
+            self._done.frame += 1  # poses of the search are not worth starting from
+        if log_evidence is None:
+            return
+        if self._stages.note_entropy(entropy) or self._stages.note_evidence(log_evidence):
+            self._stages.search_again()
             self._annealer.reopen()
+            self._done.frame += 1
 
     def _update_map(self) -> None:
-        stages = self._stages
-        self._done.last_update = self._done.particles_seen
+        stages, done = self._stages, self._done
+        done.last_update = done.image_visits
         if stages.name == "refining" and not stages.split:
-            if self._done.particles_seen - stages.refining_since < self._settings.settled_window_images:
+            if done.held < min(self._settings.settled_window_images, _SPLIT_SHARE * done.particles_seen):
                 return  # the halves' own maps are not yet better than what they are posed against
             stages.split = True
         self._halves.solve(self._points.k_max)
@@ -287,7 +323,7 @@ class Trajectory:
         shells = first_shell_below(self._halves.fsc, _HAND_OVER_FSC) - 1
         volume = self._halves.low_passed(max(shells, self._settings.start_shells))
         self._take_up((volume, volume))
-        self._halves.forget(0.0)
+        self._empty()
 
     def _take_up(self, volumes: tuple[Array, Array]) -> None:
         """Make these the maps that the images of half a and half b are posed against."""
@@ -302,7 +338,7 @@ class Trajectory:
         Returns how many shells it would have liked to grow.
         """
         s, k_max = self._settings, self._points.k_max
-        since = self._done.particles_seen - self._done.last_growth
+        since = self._done.image_visits - self._done.last_growth
         allowed = since // s.settled_images_per_shell
         if self._stages.name == "searching":
             allowed = min(1, since // s.images_per_shell)
@@ -314,7 +350,7 @@ class Trajectory:
         chosen = min(max(wanted, k_max - allowed), k_max + allowed)
         if chosen != k_max:
             self._points = half_plane_points(chosen)
-            self._done.last_growth = self._done.particles_seen
+            self._done.last_growth = self._done.image_visits
         return wanted - k_max
 
     def snapshot(self, group_names: Sequence[str] = ()) -> Snapshot:
@@ -332,11 +368,11 @@ class Trajectory:
         """
         if self._halves.latest is None:
             raise NumericalError("no map yet: fold at least one batch first")
-        # solved afresh, for the particles since the last update; the map in use stays as it is, so that
+        # solved afresh, for the images since the last update; the map in use stays as it is, so that
         # looking at a reconstruction does not change it
         latest = self._halves.latest
         collecting = self._stages.name == "refining" and not self._stages.split
-        if self._done.particles_seen > self._done.last_update and not collecting:
+        if self._done.image_visits > self._done.last_update and not collecting:
             latest = self._halves.peek(self._points.k_max)
         g, to_host = self._geometry, self._backend.to_host
         volume, half_a, half_b = (
@@ -353,35 +389,31 @@ class Trajectory:
             resolution_angstrom=resolution_from_fsc(latest.fsc, g.box_size, g.pixel_size_angstrom, FSC_THRESHOLD),
             fsc_threshold=FSC_THRESHOLD,
             status=self.status,
-            noise_variance=self._noise.variance.copy(),
-            optics_groups=self._health.groups(group_names, self._amplitude.scale, judged=self._judging),
+            noise_variance=self._images.noise.variance.copy(),
+            optics_groups=self._images.groups(group_names, judged=self._stages.name != "searching"),
         )
 
-    def _result(self, samples: PoseSamples, inlier: NDArray[np.float32], elapsed: float) -> BatchResult:
+    def _result(self, samples: PoseSamples, inlier: NDArray[np.float32] | None) -> BatchResult:
         rotation, shift = samples.best_pose(self._backend)
         weight = self._backend.pick(samples.weight, samples.best)
         to_host = self._backend.to_host
-        result = BatchResult(
+        return BatchResult(
             rotation=to_host(rotation),
             shift_angstrom=to_host(shift) * np.float32(self._geometry.pixel_size_angstrom),
             pose_weight=to_host(weight),
             effective_sample_size=to_host(samples.effective_sample_size),
             log_evidence=to_host(samples.log_evidence),
             evaluations=samples.evaluations,
-            step_seconds=elapsed,
-            inlier=inlier if self._judging else None,
+            step_seconds=0.0,
+            inlier=inlier,
         )
-        n = len(weight)
-        self._recent = _Recent(
-            effective_sample_size=float(result.effective_sample_size.mean()),
-            coarse_entropy=self._annealer.entropy,
-            step_seconds=elapsed,
-            images_per_second=n / elapsed,
-            evaluations_per_image=result.evaluations / n,
-            log_evidence=float(result.log_evidence.mean()),
-            inlier_share=float(inlier.mean()) if self._judging else float("nan"),
-        )
-        return result
+
+    def _finished(self, result: BatchResult, kept: KeptParticles | None, started: float) -> BatchResult:
+        """Return the result with what is known only at the end of a step."""
+        elapsed = time.perf_counter() - started
+        n = len(result.pose_weight)
+        self._recent = replace(self._recent, step_seconds=elapsed, images_per_second=n / elapsed)
+        return replace(result, step_seconds=elapsed, kept=kept)
 
     @property
     def status(self) -> EngineStatus:
@@ -404,40 +436,31 @@ class Trajectory:
     def state(self) -> EngineState:
         """Return everything needed to go on; the arrays are not copied."""
         half_arrays, half_scalars = self._halves.state()
-        health_arrays, health_scalars = self._health.state()
-        arrays = {
-            **half_arrays,
-            **health_arrays,
-            **self._amplitude.state(),
-            "noise_variance": self._noise.variance,
-            "noise_images": self._noise.images,
-        }
+        image_arrays, image_scalars = self._images.state()
+        arrays: dict[str, Array] = {**half_arrays, **image_arrays}
         if self._volumes is not None:
             to_host = self._backend.to_host
             arrays |= {"reference_a": to_host(self._volumes[0]), "reference_b": to_host(self._volumes[1])}
         scalars = {
             **half_scalars,
-            **health_scalars,
+            **image_scalars,
             "k_max": self._points.k_max,
             "annealing_progress": self._annealer.progress,
             "settled_at": self._annealer.settled_at,
-            **_with_prefix("done_", self._done),
-            **_with_prefix("recent_", self._recent),
-            **_with_prefix("stage_", self._stages),
+            **with_prefix("done_", self._done),
+            **with_prefix("recent_", self._recent),
+            **with_prefix("stage_", self._stages),
         }
         return EngineState(arrays, scalars)
 
     def restore(self, state: EngineState) -> None:
         """Take up a state made by `state`."""
         s, arrays = state.scalars, state.arrays
-        self._noise.variance = np.array(arrays["noise_variance"], np.float64)
-        self._noise.images = np.array(arrays["noise_images"], np.float64)
-        self._health.restore(arrays, s)
-        self._amplitude.restore(arrays)
+        self._images.restore(arrays, s)
         self._points = half_plane_points(int(s["k_max"]))
-        self._done = _from_prefix(_Counters, "done_", s)
-        self._recent = _from_prefix(_Recent, "recent_", s)
-        self._stages = _from_prefix(Stages, "stage_", s)
+        self._done = from_prefix(Counters, "done_", s)
+        self._recent = from_prefix(Recent, "recent_", s)
+        self._stages = from_prefix(Stages, "stage_", s)
         self._annealer.progress, self._annealer.settled_at = float(s["annealing_progress"]), int(s["settled_at"])
         self._annealer.entropy = self._recent.coarse_entropy
         self._halves.restore(arrays, s)
@@ -449,13 +472,3 @@ class Trajectory:
 def _stream(seed: tuple[int, int], step: int) -> NDArray[np.uint64]:
     """Return a counter-based generator's key: one stream a start and step."""
     return np.array([seed[0], seed[1] << 48 | step], np.uint64)
-
-
-def _with_prefix(prefix: str, values: _Counters | _Recent | Stages) -> dict[str, int | float | str]:
-    return {prefix + name: value for name, value in asdict(values).items()}
-
-
-def _from_prefix(kind: type[_Fields], prefix: str, scalars: Mapping[str, int | float | str]) -> _Fields:
-    """Make a dataclass of plain fields from scalars written by `_with_prefix`; JSON may have turned 1.0 into 1."""
-    fresh = kind()
-    return kind(**{f.name: type(getattr(fresh, f.name))(scalars[prefix + f.name]) for f in fields(kind)})

@@ -16,4 +16,5 @@ def make_engine(config: Config, box_size: int, pixel_size_angstrom: float) -> En
         The box cannot be used.
     """
     backend = CpuBackend(config.engine.threads)
-    return Engine(config.engine, box_size, pixel_size_angstrom, backend, config.session.seed)
+    keep = config.refinement.store_megabytes > 0
+    return Engine(config.engine, box_size, pixel_size_angstrom, backend, config.session.seed, keep=keep)

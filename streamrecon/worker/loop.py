@@ -14,6 +14,7 @@ from streamrecon.config.model import Config
 from streamrecon.errors import IngestError, NumericalError, StateError
 from streamrecon.monitor.metrics import WorkerMetrics
 from streamrecon.particles import ParticleBatch
+from streamrecon.reconstruct.results import EngineStatus
 from streamrecon.state.background import AsyncCheckpointer
 from streamrecon.state.checkpoint import CheckpointStore
 from streamrecon.transport.publisher import Publisher
@@ -22,6 +23,7 @@ from streamrecon.worker.control import Control, Steering
 from streamrecon.worker.outputs import write_snapshot
 from streamrecon.worker.preprocess import decide_contrast, usable
 from streamrecon.worker.reconstruction import Reconstruction
+from streamrecon.worker.revisits import Revisits
 
 POLL_SECONDS = 0.2
 # while nothing is queued the ingester waits for acknowledgements: do not let it wait a whole interval
@@ -32,7 +34,7 @@ CONTRAST_IMAGES = 500
 CONTRAST_WAIT_SECONDS = 20.0
 SNAPSHOT_FOLDER = "snapshots"
 STAR_NAME = "particles.star"
-# The pose table is exported whenever it has grown by this factor: a session's exports add up to a few times its length.
+# The poses are exported whenever visits have grown by this factor: all exports add up to a few times their number.
 _EXPORT_GROWTH = 1.25
 
 _log = structlog.get_logger(__name__)
@@ -112,8 +114,10 @@ class Worker:
         self._undecided_tried = 0
         self._checkpoint_at = time.monotonic()
         self._snapshot_at = float("-inf")
-        self._snapshot_seen = 0
+        self._snapshot_visits = 0
         self._exported = 0
+        self._revisits = Revisits(config, reconstruction)
+        self._revisited = False
         self._stage = ""
         self._turn_at = time.monotonic()
 
@@ -136,9 +140,12 @@ class Worker:
                 self._turn_at = time.monotonic()
                 engine = self._reconstruction.engine
                 self._control.turn(steering, None if engine is None else engine.status, len(self._unacknowledged))
-                item = self._next(stop)
+                idle = self._idle
+                item = self._next(stop, 0.0 if idle else POLL_SECONDS)
                 if item is not None:
                     self._take(*item)
+                elif idle:
+                    self._revisit()
                 self._decide_contrast()
                 self._finish_checkpoint(0.0)
                 self._start_checkpoint_if_due()
@@ -153,9 +160,14 @@ class Worker:
             self._assessments.close()
             self._checkpointer.close()
 
-    def _next(self, stop: threading.Event) -> tuple[int, ParticleBatch] | None:
+    @property
+    def _idle(self) -> bool:
+        """Whether nothing is queued, and visits to particles seen before would pay."""
+        return self._feed.paused and not (self._undecided or self._control.paused) and self._revisits.wanted
+
+    def _next(self, stop: threading.Event, timeout_seconds: float) -> tuple[int, ParticleBatch] | None:
         if not self._control.paused:
-            return self._feed.poll(POLL_SECONDS)
+            return self._feed.poll(timeout_seconds)
         stop.wait(POLL_SECONDS)
         return None
 
@@ -209,11 +221,27 @@ class Worker:
         engine = self._reconstruction.engine
         if engine is None:
             return
-        status = engine.status
-        self._metrics.batch_folded(result, status.image_visits - visits_before)
+        self._revisits.note_new(len(result.pose_weight))
+        self._metrics.batch_folded(result, engine.status.image_visits - visits_before)
+        self._tell_status(engine.status)
+        self._publisher.publish_poses(batch_id, result, batch.half, engine.status)
+
+    def _revisit(self) -> None:
+        """Visit a batch of kept particles again; a turn of the loop later new ones are looked for."""
+        result = self._revisits.step()
+        engine = self._reconstruction.engine
+        if result is None or engine is None:
+            return
+        self._revisited = True
+        self._metrics.batch_revisited(result)
+        self._tell_status(engine.status)
+
+    def _tell_status(self, status: EngineStatus) -> None:
         self._metrics.status(status)
+        store = self._reconstruction.store
+        if store is not None:
+            self._metrics.store(len(store), store.n_bytes, store.dropped, store.lost)
         self._publisher.publish_status(status)
-        self._publisher.publish_poses(batch_id, result, batch.half, status)
         if status.stage != self._stage:
             self._stage = status.stage
             why = f": {status.stage_reason}" if status.stage_reason else ""
@@ -233,14 +261,14 @@ class Worker:
     def _start_checkpoint_if_due(self) -> None:
         if self._checkpointer.busy:
             return
-        if not self._unacknowledged:
+        if not (self._unacknowledged or self._revisited):
             self._control.nothing_to_save()
             return
         waited = time.monotonic() - self._checkpoint_at
         due = (
             self._control.checkpoint_asked
             or waited >= self._control.config.checkpoint.every_seconds
-            or (self._feed.paused and waited >= PAUSED_CHECKPOINT_SECONDS)
+            or (self._unacknowledged and self._feed.paused and waited >= PAUSED_CHECKPOINT_SECONDS)
             or len(self._unacknowledged) >= MAX_UNACKNOWLEDGED
         )
         if due:
@@ -248,6 +276,7 @@ class Worker:
 
     def _start_checkpoint(self) -> None:
         self._checkpoint_at = time.monotonic()
+        self._revisited = False
         state, extra = self._reconstruction.state(self._feed.session)
         self._checkpointer.submit(state, extra, list(self._unacknowledged))
         self._control.checkpoint_started()
@@ -259,12 +288,14 @@ class Worker:
         except StateError as error:
             self._metrics.error(error)
             self._control.checkpoint_failed(error)
+            self._reconstruction.checkpointed(durable=False)
             if must:
                 raise
             self._tell("checkpoint_failed", str(error))
             return
         if done is None:
             return
+        self._reconstruction.checkpointed(durable=True)
         saved, batch_ids = done
         self._feed.ack(batch_ids)
         durable = set(batch_ids)
@@ -277,7 +308,7 @@ class Worker:
         engine = self._reconstruction.engine
         if engine is None:
             return
-        new = engine.status.particles_seen - self._snapshot_seen
+        new = engine.status.image_visits - self._snapshot_visits
         waited = time.monotonic() - self._snapshot_at
         every = self._control.config.snapshot
         if new > 0 and (new >= every.every_images or waited >= every.every_seconds):
@@ -290,7 +321,7 @@ class Worker:
             return ""
         began = time.monotonic()
         snapshot = engine.snapshot()
-        self._snapshot_at, self._snapshot_seen = began, snapshot.status.particles_seen
+        self._snapshot_at, self._snapshot_visits = began, snapshot.status.image_visits
         self._publisher.publish_snapshot(snapshot)
         self._assessments.submit(snapshot, self._reconstruction.tallies)
         try:
@@ -301,7 +332,7 @@ class Worker:
             self._tell("snapshot_failed", text)
             return text
         self._metrics.snapshot_written(time.monotonic() - began)
-        if snapshot.status.particles_seen >= _EXPORT_GROWTH * self._exported:
+        if snapshot.status.image_visits >= _EXPORT_GROWTH * self._exported:
             try:
                 self._export()
             except StateError as error:
@@ -310,6 +341,7 @@ class Worker:
         _log.info(
             "snapshot",
             particles_seen=snapshot.status.particles_seen,
+            image_visits=snapshot.status.image_visits,
             resolution_angstrom=round(snapshot.resolution_angstrom, 2),
             stage=snapshot.status.stage,
         )
@@ -318,7 +350,7 @@ class Worker:
     def _finish(self, reason: str) -> None:
         """Leave nothing undone; what waits for a contrast is not acknowledged and comes again."""
         self._finish_checkpoint(None)
-        if self._unacknowledged:
+        if self._unacknowledged or self._revisited:
             self._start_checkpoint()
             self._finish_checkpoint(None, must=True)
         self._snapshot()
@@ -336,7 +368,8 @@ class Worker:
             raise StateError(
                 f"{path}: the particles cannot be exported ({error.strerror}); free space and run again"
             ) from error
-        self._exported = count
+        engine = self._reconstruction.engine
+        self._exported = engine.status.image_visits if engine is not None else count
         return count
 
     @property

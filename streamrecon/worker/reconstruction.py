@@ -17,12 +17,15 @@ from streamrecon.particles import ParticleBatch
 from streamrecon.reconstruct.results import BatchResult, EngineLike, EngineState
 from streamrecon.state.checkpoint import LoadedCheckpoint
 from streamrecon.state.compatibility import check_compatible
+from streamrecon.state.particle_store import ParticleStore
+from streamrecon.state.store_index import StoreIndex
 from streamrecon.worker.batch_ids import BatchIds
 from streamrecon.worker.preprocess import Contrast, prepare, sampling_of
 from streamrecon.worker.record import WorkerRecord, compatibility_of
 from streamrecon.worker.tallies import Tallies
 
 # given the configuration, the box size in pixels and the pixel size in angstrom
+STORE_NAME = "particles.store"
 EngineFactory: TypeAlias = Callable[[Config, int, float], EngineLike]
 
 
@@ -35,7 +38,7 @@ class Reconstruction:
     make_engine : callable
         Called once box and pixel size are known.
     spool_path : Path
-        Of the pose table.
+        Of the pose table; the store of particles is beside it.
     loaded : LoadedCheckpoint or None
         Where to go on; None starts empty, whatever the pose table holds.
 
@@ -63,6 +66,7 @@ class Reconstruction:
         self.sampling: tuple[int, float] | None = None
         self.engine: EngineLike | None = None
         self.tallies = Tallies()
+        self.store: ParticleStore | None = None
         record = None if loaded is None else WorkerRecord.from_checkpoint(loaded.extra)
         if record is not None:
             check_compatible(record.compatibility, compatibility_of(config))
@@ -73,7 +77,7 @@ class Reconstruction:
             else:
                 self._go_on(record, loaded.state)
         except BaseException:
-            self._spool.close()
+            self.close()
             raise
 
     def _go_on(self, record: WorkerRecord, state: EngineState) -> None:
@@ -86,6 +90,14 @@ class Reconstruction:
         self.engine = self._make_engine(self._config, *self.sampling)
         self.engine.restore(state)
         self.tallies = Tallies.from_rows(self._spool.chunks())
+        self._open_store(StoreIndex.restored(state.arrays, state.scalars))
+
+    def _open_store(self, index: StoreIndex | None) -> None:
+        """Open the store if the engine keeps particles; without an index it starts empty."""
+        layout = None if self.engine is None else self.engine.layout
+        if layout is not None:
+            path = self._spool.path.with_name(STORE_NAME)
+            self.store = ParticleStore(path, layout, self._config.refinement.store_megabytes, index)
 
     def check_sampling(self, batch: ParticleBatch, others: Iterable[ParticleBatch] = ()) -> None:
         """Check that a batch has the box and pixel size of those before it.
@@ -120,9 +132,10 @@ class Reconstruction:
             sampling = sampling_of(batch)
             self.engine = self._make_engine(self._config, *sampling)
             self.sampling = sampling
+            self._open_store(None)
         result = self.engine.fold(prepared)
         try:
-            self._spool.append(
+            rows = self._spool.append(
                 batch.table,
                 rotation=result.rotation,
                 shift_angstrom=result.shift_angstrom,
@@ -130,16 +143,56 @@ class Reconstruction:
                 pose_weight=result.pose_weight,
                 effective_sample_size=result.effective_sample_size,
                 log_evidence=result.log_evidence,
+                inlier=result.inlier,
                 optics_group_index=self._global_groups(batch),
             )
         except OSError as error:
-            raise StateError(
-                f"{self._spool.path}: poses cannot be appended ({error.strerror}); free space, then start again: "
-                "the session resumes from its last checkpoint"
-            ) from error
+            raise self._no_room(error) from error
         self.tallies.add(result.rotation, (batch.table.defocus_u_angstrom + batch.table.defocus_v_angstrom) / 2)
+        if self.store is not None and result.kept is not None:
+            self.store.put(result.kept, result.log_evidence, rows, self.engine.status.image_visits)
         self.folded.add(batch_id)
         return result
+
+    def revisit(self, n: int) -> BatchResult | None:
+        """Visit kept particles again, at most n: those whose turn it is in this sweep; None if nobody's turn is left.
+
+        Raises
+        ------
+        NumericalError
+            A likelihood is not finite.
+        StateError
+            The pose table cannot be written, or is not what it was: only the checkpoint holds.
+        """
+        if self.engine is None or self.store is None:
+            return None
+        chosen, search = self.store.index.choose(n, self._config.refinement.search_share)
+        good, kept, rows = self.store.get(chosen)
+        if not len(good):
+            return None
+        result = self.engine.revisit(kept, search[np.isin(chosen, good)])
+        if result.kept is None:
+            raise StateError("the engine gave nothing to keep of particles that were kept")
+        self.store.replace(good, result.kept.contribution, result.log_evidence, self.engine.status.image_visits)
+        try:
+            self._spool.update(
+                rows,
+                rotation=result.rotation,
+                shift_angstrom=result.shift_angstrom,
+                pose_weight=result.pose_weight,
+                effective_sample_size=result.effective_sample_size,
+                log_evidence=result.log_evidence,
+                inlier=result.inlier,
+            )
+        except OSError as error:
+            raise self._no_room(error) from error
+        return result
+
+    def _no_room(self, error: OSError) -> StateError:
+        return StateError(
+            f"{self._spool.path}: poses cannot be appended ({error.strerror}); free space, then start again: "
+            "the session resumes from its last checkpoint"
+        )
 
     def state(self, feed_session: str) -> tuple[EngineState, dict[str, Any]]:
         """Return a copy of everything, as a checkpoint takes it."""
@@ -155,19 +208,32 @@ class Reconstruction:
             pixel_size_angstrom=self.sampling[1],
             optics_groups=list(self._groups),
         )
-        return self.engine.state(), record.to_json_able()
+        state = self.engine.state()
+        if self.store is not None:
+            arrays, scalars = self.store.index.checkpoint()
+            state = EngineState({**state.arrays, **arrays}, {**state.scalars, **scalars})
+        return state, record.to_json_able()
+
+    def checkpointed(self, *, durable: bool) -> None:
+        """Take note that the state last given is durable, or never will be."""
+        if self.store is not None:
+            self.store.index.durable() if durable else self.store.index.failed()
 
     def sync(self) -> None:
-        """Make the pose table durable; from any thread."""
+        """Make pose table and store durable; from any thread."""
         self._spool.sync()
+        if self.store is not None:
+            self.store.sync()
 
     def export(self, path: Path) -> int:
         """Write the poses as a STAR file; return how many particles it holds."""
         return self._spool.export(path, list(self._groups))
 
     def close(self) -> None:
-        """Close the pose table."""
+        """Close pose table and store."""
         self._spool.close()
+        if self.store is not None:
+            self.store.close()
 
     def _global_groups(self, batch: ParticleBatch) -> NDArray[np.int32]:
         """Return each row's optics group as the whole session counts them: batches count anew each time."""

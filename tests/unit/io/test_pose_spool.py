@@ -32,7 +32,7 @@ def batch(first: int, n: int) -> ParticleTable:
 def append(spool: PoseSpool, first: int, n: int, seed: int = 0) -> tuple[int, np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
     rotation, shift = random_rotations(rng, n), rng.normal(0, 3, (n, 2))
-    length = spool.append(
+    rows = spool.append(
         batch(first, n),
         rotation=rotation,
         shift_angstrom=shift,
@@ -41,7 +41,8 @@ def append(spool: PoseSpool, first: int, n: int, seed: int = 0) -> tuple[int, np
         effective_sample_size=np.linspace(0.2, 3.6, n),
         log_evidence=np.full(n, -1234.5),
     )
-    return length, rotation, shift
+    assert rows[:, 1].sum() == spool.n_bytes - rows[0, 0]
+    return spool.n_bytes, rotation, shift
 
 
 def test_exports_all_rows_with_relions_names(tmp_path: Path) -> None:

@@ -27,6 +27,20 @@ def test_the_way_back_when_new_images_contradict_the_map():
     entropies = [3.0] * 9 + [0.2] + [3.0] * 10
     lost = [stages.note_entropy(e) for e in entropies]
     assert lost == [False] * 19 + [True]
-    stages.search_again(3.0)
+    stages.search_again()
     assert (stages.name, stages.refining_since, stages.split, stages.lost) == ("searching", -1, False, 0)
     assert "contradict" in stages.reason
+
+
+def test_the_way_back_when_the_log_evidence_falls():
+    """Poor batches now and then, or a slow decline, are not a contradiction; ten in a row far below are."""
+    stages = Stages()
+    assert not any(stages.note_evidence(-50.0) for _ in range(30))  # nothing is expected of a search
+    stages.settle(0.4)
+    assert not any(stages.note_evidence(e) for e in [60.0] * 20 + [1.0] * 9 + [50.0] + [15.0] * 30)
+    lost = [stages.note_evidence(2.0) for _ in range(10)]
+    assert lost == [False] * 9 + [True]
+    stages.search_again()
+    assert stages.name == "searching"
+    assert "log-evidence 2.0 nats" in stages.reason
+    assert (stages.poor, stages.evidence_batches) == (0, 0.0)

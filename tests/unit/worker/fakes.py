@@ -37,6 +37,8 @@ def make_batch(number, n=20, *, white=True, box=BOX, pixel=PIXEL, group="one"):
 class SumEngine:
     """Sums images by half, in order; NumericalError on a batch with an extreme value."""
 
+    layout = None  # nothing is kept
+
     def __init__(self, config, box_size, pixel_size_angstrom):
         self.box_size, self.pixel = box_size, pixel_size_angstrom
         self.sums = np.zeros((2, box_size, box_size), np.float32)

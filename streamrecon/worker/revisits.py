@@ -1,0 +1,86 @@
+"""When particles are visited again: while the stream idles, and as long as it pays."""
+
+from __future__ import annotations
+
+from streamrecon.config.model import Config
+from streamrecon.reconstruct.results import BatchResult
+from streamrecon.worker.reconstruction import Reconstruction
+
+_GAIN = 0.01  # in resolution or log-evidence, over a sweep; less is rest
+_REST_SWEEPS = 2
+_NEWS = 0.05  # of what is kept; so many new particles are worth another sweep
+
+
+class Revisits:
+    """Sweeps over the kept particles, a batch at a time, so that new particles never wait long.
+
+    Parameters
+    ----------
+    config : Config
+    reconstruction : Reconstruction
+
+    Attributes
+    ----------
+    sweeps : int
+        Finished since new particles came.
+    """
+
+    def __init__(self, config: Config, reconstruction: Reconstruction) -> None:
+        self._settings = config.refinement
+        self._batch_size = config.feed.batch_size
+        self._reconstruction = reconstruction
+        self.sweeps = 0
+        self._resting = 0
+        self._new = 0
+        self._evidence = self._images = 0.0
+        self._before: tuple[float, float] | None = None
+
+    def note_new(self, particles: int) -> None:
+        """Take note of particles folded; enough of them end the rest."""
+        store = self._reconstruction.store
+        self._new += particles
+        if store is not None and self._new > _NEWS * len(store):
+            self.sweeps = self._resting = self._new = 0
+            self._before = None
+
+    @property
+    def wanted(self) -> bool:
+        """Whether another visit would pay."""
+        engine, store = self._reconstruction.engine, self._reconstruction.store
+        if engine is None or store is None or not len(store):
+            return False
+        # a search that has not settled would only learn its first images by heart
+        return (
+            engine.status.stage in ("settled", "refining")
+            and self.sweeps < self._settings.max_sweeps
+            and self._resting < _REST_SWEEPS
+        )
+
+    def step(self) -> BatchResult | None:
+        """Visit a batch; None at the end of a sweep, or where a checkpoint under way holds all that are left."""
+        result = self._reconstruction.revisit(self._batch_size)
+        if result is not None:
+            self._evidence += float(result.log_evidence.sum())
+            self._images += len(result.log_evidence)
+            return result
+        store = self._reconstruction.store
+        if store is not None and store.index.sweep_is_over:
+            store.index.sweep += 1
+            self._weigh_up()
+        return None
+
+    def _weigh_up(self) -> None:
+        """At the end of a sweep: did it gain anything?"""
+        self.sweeps += 1
+        engine = self._reconstruction.engine
+        if engine is None or not self._images:
+            return
+        now = (engine.status.resolution_angstrom, self._evidence / self._images)
+        self._evidence = self._images = 0.0
+        before, self._before = self._before, now
+        # before the halves have parted a sweep that gains nothing leads on to the next stage
+        if before is None or engine.status.fsc_kind != "gold_standard":
+            self._resting = 0
+            return
+        gained = now[0] < (1 - _GAIN) * before[0] or now[1] > before[1] + _GAIN * abs(before[1])
+        self._resting = 0 if gained else self._resting + 1
