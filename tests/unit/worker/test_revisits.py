@@ -1,0 +1,256 @@
+"""Revisits in the worker's loop: in idle time only, published and counted apart, and as it was after every crash."""
+
+import threading
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from fakes import BOX, FakePublisher, Ledger, SumEngine, make_batch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry
+
+from streamrecon.config.model import Config
+from streamrecon.inference.compact import encode
+from streamrecon.io import read_star
+from streamrecon.monitor.metrics import WorkerMetrics
+from streamrecon.reconstruct.kept import Contribution, KeptLayout, KeptParticles
+from streamrecon.reconstruct.results import BatchResult, EngineState
+from streamrecon.state.checkpoint import CheckpointStore
+from streamrecon.worker import loop
+from streamrecon.worker.loop import Worker
+from streamrecon.worker.main import SPOOL_NAME
+from streamrecon.worker.reconstruction import Reconstruction
+
+LAYOUT = KeptLayout(3, 2)
+
+
+class Crash(Exception):
+    """Stands for SIGKILL."""
+
+
+class VisitEngine(SumEngine):
+    """Holds one whole number a particle, another at each visit: their sum tells what is in the sums."""
+
+    layout = LAYOUT
+
+    def __init__(self, config, box_size, pixel_size_angstrom):
+        super().__init__(config, box_size, pixel_size_angstrom)
+        self.total, self.visits, self.next = 0, 0, 1
+        self.resolution = 10.0
+
+    @property
+    def status(self):
+        return replace(
+            super().status, stage="refining" if self.seen >= 40 else "searching", image_visits=self.visits,
+            resolution_angstrom=self.resolution, fsc_kind="gold_standard",
+        )  # fmt: skip
+
+    def kept(self, n, half):
+        numbers = np.arange(self.next, self.next + n)
+        self.next += n
+        self.total += int(numbers.sum())
+        self.visits += n
+        contribution = Contribution(
+            np.ones((n, 2, 4), np.float32), np.zeros((n, 2, 2), np.float32), np.ones((n, 2), np.float32),
+            np.ones((n, 4), np.float32), np.ones(n, np.float32), numbers.astype(float), np.zeros(n, int),
+            np.zeros(n, int),
+        )  # fmt: skip
+        images = encode(*np.ones((2, n, LAYOUT.n_points)), np.zeros(n))
+        return KeptParticles(
+            images, np.zeros((n, 5), np.float32), np.ones(n, np.float32), np.zeros(n, np.int32), half, contribution
+        )
+
+    def fold(self, batch):
+        result = super().fold(batch)
+        kept = self.kept(len(batch), batch.half)
+        return replace(result, kept=kept, log_evidence=kept.contribution.level.astype(np.float32))
+
+    def revisit(self, kept, search):
+        assert len(search) == len(kept)
+        n = len(kept)
+        self.total -= int(kept.contribution.level.sum())
+        new = self.kept(n, kept.half)
+        ones = np.ones(n, np.float32)
+        shift = np.repeat(new.contribution.level[:, None], 2, axis=1).astype(np.float32)
+        rotation = np.broadcast_to(np.eye(3, dtype=np.float32), (n, 3, 3))
+        return BatchResult(rotation, shift, ones, ones, new.contribution.level.astype(np.float32), n, 0.01, kept=new)
+
+    def state(self):
+        state = super().state()
+        return EngineState(
+            state.arrays, {**state.scalars, "total": self.total, "visits": self.visits, "next": self.next}
+        )
+
+    def restore(self, state):
+        super().restore(state)
+        self.total, self.visits, self.next = (state.scalars[k] for k in ("total", "visits", "next"))
+
+
+@pytest.fixture(autouse=True)
+def eager(monkeypatch):
+    monkeypatch.setattr(loop, "PAUSED_CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(loop, "POLL_SECONDS", 0.0)
+
+
+class Session:
+    """One start of the worker after another on one folder; the stream stays open once everything is folded."""
+
+    def __init__(self, folder, ledger, **refinement):
+        self.folder, self.ledger = folder, ledger
+        self.config = Config.model_validate(
+            {
+                "session": {"output_dir": folder},
+                "input": {"contrast": "protein_white"},
+                "feed": {"batch_size": 7},
+                "checkpoint": {"every_seconds": 1e-9},
+                "snapshot": {"every_seconds": 3600, "every_images": 10**6},
+                "refinement": {"store_megabytes": 1, "max_sweeps": 3, **refinement},
+            }
+        )
+        self.publisher = FakePublisher()
+
+    def start(self, turns, crash_at=None, visits=0):
+        """Let the loop go round so often once there were so many visits, then stop it in order; or let it die."""
+        deadline = time.monotonic() + 60
+        store = CheckpointStore(self.folder / "checkpoints")
+        self.reconstruction = Reconstruction(self.config, VisitEngine, self.folder / SPOOL_NAME, store.load_latest())
+        feed = self.ledger.connect(self.reconstruction.folded, self.reconstruction.feed_session)
+        type(feed).drained = property(lambda _: False)
+        stop, left = threading.Event(), [turns]
+        poll = feed.poll
+
+        def counted(timeout):
+            engine = self.reconstruction.engine
+            if visits and (engine is None or engine.visits < visits):
+                assert time.monotonic() < deadline
+            else:
+                left[0] -= 1
+            if crash_at is not None and turns - left[0] > crash_at:
+                raise Crash
+            if left[0] <= 0:
+                stop.set()
+            return poll(timeout)
+
+        feed.poll = counted
+        self.registry = CollectorRegistry()
+        metrics = WorkerMetrics(self.registry)
+        worker = Worker(self.config, feed, self.reconstruction, store, self.publisher, metrics)
+        try:
+            worker.run(stop)
+        finally:
+            self.reconstruction.close()
+
+    def metric(self, name):
+        return self.registry.get_sample_value(f"streamrecon_worker_{name}")
+
+
+def in_the_store(reconstruction):
+    """Return the sum of the numbers that the store says are in the sums, and how many particles that are."""
+    used = np.flatnonzero(reconstruction.store.index._entries["used"])
+    _, kept, _ = reconstruction.store.get(used)
+    return int(kept.contribution.level.sum()), len(used)
+
+
+def reopened(session):
+    store = CheckpointStore(session.folder / "checkpoints")
+    return Reconstruction(session.config, VisitEngine, session.folder / SPOOL_NAME, store.load_latest())
+
+
+def in_order(session):
+    """Whether store and sums of what was saved agree."""
+    reconstruction = reopened(session)
+    total, _ = in_the_store(reconstruction)
+    reconstruction.close()
+    return total == reconstruction.engine.total
+
+
+@pytest.fixture
+def feed_class():
+    """FakeFeed's own `drained` comes back after the test."""
+    from fakes import FakeFeed
+
+    drained = FakeFeed.drained
+    yield
+    FakeFeed.drained = drained
+
+
+def test_idle_time_goes_to_revisits_and_everything_is_counted_apart(tmp_path, feed_class):
+    session = Session(tmp_path, Ledger({i: make_batch(i) for i in range(1, 5)}))
+    session.start(turns=20, visits=320)
+    engine = session.reconstruction.engine
+    assert engine.seen == 80
+    # three sweeps at most, though nothing is gained by them: the last two found that out
+    assert engine.visits == 80 * 4
+    assert session.metric("particles_folded_total") == 80
+    assert session.metric("image_visits_total") == 320
+    assert session.metric("image_revisits_total") == 240
+    assert session.metric("store_particles") == 80
+    status = session.publisher.statuses[-1]
+    assert (status.particles_seen, status.image_visits) == (80, 320)
+    table = read_star(tmp_path / "particles.star")
+    assert len(table) == len(set(table.identities())) == 80
+    # the newest pose of each: its number is its shift
+    reconstruction = reopened(session)
+    used = np.flatnonzero(reconstruction.store.index._entries["used"])
+    _, kept, _ = reconstruction.store.get(used)
+    assert sorted(table.shift_angstrom[:, 0].tolist()) == sorted(kept.contribution.level.tolist())
+    assert in_the_store(reconstruction) == (reconstruction.engine.total, 80)
+    reconstruction.close()
+
+
+def test_new_particles_come_first_and_end_the_rest(tmp_path, feed_class):
+    ledger = Ledger({i: make_batch(i) for i in range(1, 4)})
+    session = Session(tmp_path, ledger)
+    session.start(turns=20, visits=240)
+    visits = session.reconstruction.engine.visits
+    assert visits == 60 * 4  # at rest: no more, however long it waits
+    ledger.batches |= {i: make_batch(i) for i in range(4, 6)}
+    session.start(turns=3)
+    engine = session.reconstruction.engine
+    assert engine.seen == 100  # both were folded before anything was visited
+    assert engine.visits <= visits + 40 + 7
+    session.start(turns=20, visits=visits + 40 + 3 * 100)
+    assert in_order(session)
+
+
+def test_nothing_is_revisited_before_the_search_has_settled_or_without_a_store(tmp_path, feed_class):
+    early = Session(tmp_path / "early", Ledger({1: make_batch(1)}))
+    early.start(turns=20)
+    assert early.reconstruction.engine.visits == 20
+    none = Session(tmp_path / "none", Ledger({i: make_batch(i) for i in range(1, 5)}), store_megabytes=1)
+    VisitEngine.layout = None
+    try:
+        none.start(turns=20)
+    finally:
+        VisitEngine.layout = LAYOUT
+    assert none.reconstruction.store is None
+    assert none.reconstruction.engine.visits == 80
+    assert not (tmp_path / "none" / "particles.store").exists()
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(crashes=st.lists(st.integers(1, 40), min_size=1, max_size=4))
+def test_store_and_sums_agree_after_any_crash(tmp_path_factory, feed_class, crashes):
+    """Every particle is in the sums exactly once, with what the store says, whenever the worker died."""
+    folder = tmp_path_factory.mktemp("crash")
+    session = Session(folder, Ledger({i: make_batch(i) for i in range(1, 5)}))
+    for crash_at in crashes:
+        with pytest.raises(Crash):
+            session.start(turns=10**6, crash_at=crash_at)
+        if CheckpointStore(folder / "checkpoints").load_latest() is not None:
+            reconstruction = reopened(session)
+            total, n = in_the_store(reconstruction)
+            assert reconstruction.store.lost == 0
+            assert (total, n) == (reconstruction.engine.total, reconstruction.engine.seen)
+            reconstruction.close()
+    session.start(turns=10, visits=120)
+    engine = session.reconstruction.engine
+    assert engine.seen == 80
+    reconstruction = reopened(session)
+    assert in_the_store(reconstruction) == (reconstruction.engine.total, 80)
+    reconstruction.close()
+    table = read_star(folder / "particles.star")
+    assert len(table) == len(set(table.identities())) == 80
+    assert BOX == 16
