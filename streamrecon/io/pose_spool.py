@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from streamrecon.errors import CheckpointCorrupt
 from streamrecon.io.atomic import atomic_path
+from streamrecon.io.micrographs import MicrographHealth
 from streamrecon.io.star_write import loop_heading, optics_text, pose_texts, row_texts, table_columns, value_texts
 from streamrecon.optics.group import OpticsGroup
 from streamrecon.particles import ParticleTable
@@ -208,20 +209,28 @@ class PoseSpool:
         self._file.seek(n_bytes)
         self.sync()
 
-    def export(self, star_path: Path | str, optics_groups: Sequence[OpticsGroup]) -> int:
+    def export(
+        self, star_path: Path | str, optics_groups: Sequence[OpticsGroup], micrographs: Path | None = None
+    ) -> int:
         """Write the rows as a RELION 3.1 STAR file, atomically, and return how many there are.
 
         A particle that was visited again has several rows; only its last one is exported. Memory: some 30
-        bytes a row.
+        bytes a row. ``micrographs`` names a CSV file for the means over each micrograph (see `MicrographHealth`).
         """
         latest = self._latest_rows()
-        heading = loop_heading("particles", [*table_columns(has_ctf=self._has_ctf, has_pose=True), *_RESULT_COLUMNS])
+        columns = [*table_columns(has_ctf=self._has_ctf, has_pose=True), *_RESULT_COLUMNS]
+        heading = loop_heading("particles", columns)
+        health = MicrographHealth(columns)
         with atomic_path(star_path) as temporary, temporary.open("wb") as out:
             out.write((optics_text(optics_groups) + heading).encode("utf-8", "surrogateescape"))
             for number, row in enumerate(self._rows()):
                 if number < len(latest) and latest[number]:
                     out.write(row)
+                    if micrographs is not None:
+                        health.add(row)
             out.write(b"\n")
+        if micrographs is not None:
+            health.write(micrographs)
         return int(latest.sum())
 
     def chunks(self) -> Iterator[PoseRows]:

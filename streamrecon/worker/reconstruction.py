@@ -26,6 +26,7 @@ from streamrecon.worker.tallies import Tallies
 
 # given the configuration, the box size in pixels and the pixel size in angstrom
 STORE_NAME = "particles.store"
+MICROGRAPHS_NAME = "micrographs.csv"
 EngineFactory: TypeAlias = Callable[[Config, int, float], EngineLike]
 
 
@@ -226,8 +227,8 @@ class Reconstruction:
             self.store.sync()
 
     def export(self, path: Path) -> int:
-        """Write the poses as a STAR file; return how many particles it holds."""
-        return self._spool.export(path, list(self._groups))
+        """Write the poses as a STAR file, and means over micrographs beside it; return how many particles it holds."""
+        return self._spool.export(path, list(self._groups), path.with_name(MICROGRAPHS_NAME))
 
     def close(self) -> None:
         """Close pose table and store."""

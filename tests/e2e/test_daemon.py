@@ -1,6 +1,7 @@
 """The daemon over its life: stopped, killed, resumed, watched and followed; every particle exactly once."""
 
 import contextlib
+import json
 import shutil
 import signal
 import subprocess
@@ -233,3 +234,43 @@ def test_mixed_pixel_sizes_are_refused_with_both_names(tmp_path):
     assert "as in " in refusal
     assert "Extract/job007/Micrographs/mic_0000" in refusal
     assert "found 5.6" in refusal
+
+
+REVISITING = """
+[engine]
+starts = 1
+settle_images = 300
+update_images = 100
+images_per_shell = 100
+
+[refinement]
+max_sweeps = 50
+"""
+
+
+def test_a_quiet_session_visits_its_particles_again_through_a_kill(tmp_path):
+    """While nothing new comes the visits grow; a kill costs none of the particles, new ones are taken at once."""
+    session = Session(tmp_path, more=CHECKPOINT_OFTEN + REVISITING)
+    easy = ("--box", 32, "--pixel-size", 6.4, "--snr", 1.0, "--micrographs-of", 100)
+    session.simulate(*easy, "--particles", 800)
+
+    def visits(at_least):
+        return lambda: (figure(session, "streamrecon_worker_image_revisits_total") or 0) >= at_least
+
+    with session.run() as daemon:
+        wait_for(seen(session, 800), daemon)
+        wait_for(visits(200), daemon)
+        first = child(daemon, "worker")
+        first.kill()
+        wait_for(lambda: (found := child(daemon, "worker")) and found.pid != first.pid and found, daemon)
+        wait_for(visits(300), daemon)
+        assert figure(session, "streamrecon_worker_particles_seen") == 800
+        assert figure(session, "streamrecon_worker_store_particles") == 800
+        assert figure(session, "streamrecon_worker_store_lost_particles") == 0
+        daemon.send_signal(signal.SIGTERM)
+        assert daemon.wait(timeout=60) == 0
+    assert_each_once(session, joined_manifest(session))
+    status = json.loads((session.output / "snapshots" / "status.json").read_text())
+    assert status["image_visits"] >= 1000
+    assert status["stage_reason"]
+    assert "the reconstruction is settled: annealing over" in session.logged()

@@ -137,7 +137,16 @@ def simulated(tmp_path_factory):
 def test_everything_is_written_and_the_limit_holds(simulated, tmp_path):
     outcome = run(simulated / "p.star", "-o", tmp_path, "--limit", "150")
     assert outcome.exit_code == 0, outcome.output
-    names = {"volume.mrc", "half_a.mrc", "half_b.mrc", "fsc.csv", "status.json", "particles.star", "poses.rows"}
+    names = {
+        "volume.mrc",
+        "half_a.mrc",
+        "half_b.mrc",
+        "fsc.csv",
+        "status.json",
+        "particles.star",
+        "poses.rows",
+        "micrographs.csv",
+    }
     assert {p.name for p in tmp_path.iterdir()} == names
     assert len(read_star(tmp_path / "particles.star")) == 150
     assert json.loads((tmp_path / "status.json").read_text())["particles_seen"] == 150

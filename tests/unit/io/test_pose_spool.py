@@ -1,4 +1,6 @@
+import csv
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from shutil import which
 
@@ -140,3 +142,47 @@ def test_relion_reads_the_export(tmp_path: Path) -> None:
     again = read_star(tmp_path / "again.star")
     assert again.identities() == table.identities()
     np.testing.assert_allclose(again.rotation, table.rotation, atol=1e-6)
+
+
+def test_a_row_is_updated_by_where_it_stands(tmp_path: Path) -> None:
+    """A new row, the old one with another pose; names with blanks, micrograph, CTF and half stay as they were."""
+    with PoseSpool(tmp_path / "poses.txt") as spool:
+        table = batch(0, 3)
+        named = replace(table, stack_names=("stacks/with blank.mrcs",), micrograph_names=("a b", "c", "d"))
+        rng = np.random.default_rng(1)
+        results = {"pose_weight": np.full(3, 0.5), "effective_sample_size": np.ones(3), "log_evidence": np.zeros(3)}
+        rows = spool.append(
+            named,
+            rotation=random_rotations(rng, 3),
+            shift_angstrom=np.zeros((3, 2)),
+            half=np.array([0, 1, 1]),
+            **results,
+        )
+        before = spool.n_bytes
+        rotation, shift = random_rotations(rng, 2), np.array([[1.5, -2.25], [0.0, 3.0]])
+        changed = {name: values[:2] + 0.25 for name, values in results.items()}
+        spool.update(rows[[2, 0]], rotation=rotation, shift_angstrom=shift, inlier=np.array([0.125, 1.0]), **changed)
+        assert spool.n_bytes > before
+        assert spool.export(tmp_path / "out.star", GROUPS, tmp_path / "micrographs.csv") == 3
+        with pytest.raises(CheckpointCorrupt, match=r"expected a row of \d+ bytes at \d+"):
+            spool.update(rows[[0]] + 1, rotation=rotation[:1], shift_angstrom=shift[:1], **{
+                name: values[:1] for name, values in results.items()
+            })  # fmt: skip
+        spool.truncate(before)
+        assert spool.export(tmp_path / "old.star", GROUPS) == 3
+    found, old = read_star(tmp_path / "out.star"), read_star(tmp_path / "old.star")
+    by_name = {name: i for i, name in enumerate(found.identities())}
+    third, first = by_name["000003@stacks/with blank.mrcs"], by_name["000001@stacks/with blank.mrcs"]
+    np.testing.assert_allclose(found.rotation[[third, first]], rotation, atol=1e-6)
+    np.testing.assert_allclose(found.shift_angstrom[[third, first]], shift, atol=1e-5)
+    assert [found.micrograph_names[i] for i in (first, third)] == ["a b", "d"]
+    assert not old.shift_angstrom.any()
+    with (tmp_path / "micrographs.csv").open() as file:
+        health = list(csv.DictReader(file))
+    assert [(m["micrograph"], m["particles"]) for m in health] == [("c", "1"), ("d", "1"), ("a b", "1")]
+    assert [float(m["inlier_share"]) for m in health] == [1.0, 0.125, 1.0]
+    assert [float(m["mean_log_evidence"]) for m in health] == [0.0, 0.25, 0.25]
+    block = gemmi.cif.read(str(tmp_path / "out.star"))["particles"]
+    assert float(list(block.find_values("_rlnParticleFigureOfMerit"))[third]) == 0.125
+    assert list(block.find_values("_rlnRandomSubset"))[third] == "2"
+    assert float(list(block.find_values("_rlnLogLikeliContribution"))[third]) == 0.25
