@@ -15,7 +15,7 @@ from streamrecon.inference.importance import PoseSamples
 from streamrecon.inference.observation import ImageGeometry
 from streamrecon.particles import HALVES
 from streamrecon.reconstruct.accumulator import Accumulator
-from streamrecon.reconstruct.mapping import MapSolver, SolvedMap
+from streamrecon.reconstruct.mapping import MapSolver, PriorChoice, SolvedMap
 
 PAD = 2
 _START_FSC = 0.5  # the prior of the very first map: as much signal as noise
@@ -32,10 +32,10 @@ class HalfMaps:
         None before the first `solve`.
     """
 
-    def __init__(self, backend: Backend, geometry: ImageGeometry, k_max: int) -> None:
+    def __init__(self, backend: Backend, geometry: ImageGeometry, k_max: int, prior: PriorChoice | None = None) -> None:
         self._backend = backend
         self._box_size = geometry.box_size
-        self._solver = MapSolver(backend, geometry)
+        self._solver = MapSolver(backend, geometry, prior)
         self._accumulators = (Accumulator(backend, PAD, k_max), Accumulator(backend, PAD, k_max))
         self.fsc: NDArray[np.float32] = np.full(1, _START_FSC, np.float32)
         self.latest: SolvedMap | None = None
@@ -89,7 +89,7 @@ class HalfMaps:
 
     def peek(self, k_max: int) -> SolvedMap:
         """Solve for the map up to ``k_max`` and change nothing."""
-        return self._solver.solve(self._accumulators, k_max, self.fsc)
+        return self._solver.solve(self._accumulators, k_max, self.fsc, self.latest)
 
     def common_reference(self) -> Array:
         """Return the latest map: what both halves are posed against in ab initio."""

@@ -12,14 +12,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from streamrecon.compute.backend import Array, Backend
 from streamrecon.inference.observation import ImageGeometry, soft_sphere
+from streamrecon.reconstruct import priors
 from streamrecon.reconstruct.accumulator import Accumulator
 
+_SPARSE_FLOOR = 1e-2  # of the mean weight: what keeps the solution before the sparse prior finite
 _FSC_RANGE = (0.02, 0.995)  # keeps the prior finite where halves agree or disagree by chance
 
 
@@ -48,12 +51,22 @@ class SolvedMap:
     k_max: int
 
 
+@dataclass(frozen=True)
+class PriorChoice:
+    """Which priors a map is solved under (see `streamrecon.reconstruct.priors`); the default is the FSC's alone."""
+
+    kind: Literal["fsc", "sparse", "car"] = "fsc"
+    non_negative: bool = False
+    solvent_flattening: bool = False
+
+
 class MapSolver:
     """Solves for the map of a session's geometry."""
 
-    def __init__(self, backend: Backend, geometry: ImageGeometry) -> None:
+    def __init__(self, backend: Backend, geometry: ImageGeometry, prior: PriorChoice | None = None) -> None:
         self._backend = backend
         self._geometry = geometry
+        self._prior = prior or PriorChoice()
 
     def _mask(self, map_box: int) -> Array:
         scale = map_box / self._geometry.box_size
@@ -61,7 +74,13 @@ class MapSolver:
         edge = max(1.5, 0.08 * map_box)
         return soft_sphere(map_box, min(radius, map_box / 2 - edge), edge, dimensions=3)
 
-    def solve(self, halves: tuple[Accumulator, Accumulator], k_max: int, fsc: NDArray[np.floating]) -> SolvedMap:
+    def solve(
+        self,
+        halves: tuple[Accumulator, Accumulator],
+        k_max: int,
+        fsc: NDArray[np.floating],
+        latest: SolvedMap | None = None,
+    ) -> SolvedMap:
         """Solve for the half maps and the map.
 
         Parameters
@@ -70,6 +89,8 @@ class MapSolver:
         k_max : int
         fsc : ndarray, (>= 1,)
             The last update's, the prior of this one; its last value serves the shells beyond.
+        latest : SolvedMap, optional
+            The last update's; the CAR prior takes its strength from it, and is the FSC's without it.
         """
         backend = self._backend
         pad = halves[0].pad
@@ -86,19 +107,54 @@ class MapSolver:
         ssnr = clipped[shells] / (1.0 - clipped[shells])
         mask = backend.to_device(self._mask(map_box))
 
-        def one(grids: tuple[Array, Array], regulariser: NDArray[np.float64], factor: float) -> Array:
-            return backend.solve(grids, pad, k_max, regulariser, factor, map_box) * mask
+        smooth = self._smoothness(latest, k_max + 2, pad)
+
+        def one(grids: tuple[Array, Array], weight: NDArray[np.float64], ratio: float, factor: float) -> Array:
+            regulariser = weight / (ratio * ssnr) if smooth is None else smooth
+            if self._prior.kind == "sparse":
+                regulariser = _SPARSE_FLOOR * weight
+            solved = backend.solve(grids, pad, k_max, regulariser, factor, map_box) * mask
+            return self._constrained(solved, weight + regulariser, pad, k_max)
 
         # the sum of both halves has twice the signal-to-noise ratio of one
         volume, half_a, half_b = backend.run_each(
             [
-                partial(one, (a, b), (weight_a + weight_b) / (2.0 * ssnr), scale),
-                partial(one, (a, a), weight_a / ssnr, scale / 2),
-                partial(one, (b, b), weight_b / ssnr, scale / 2),
+                partial(one, (a, b), weight_a + weight_b, 2.0, scale),
+                partial(one, (a, a), weight_a, 1.0, scale / 2),
+                partial(one, (b, b), weight_b, 1.0, scale / 2),
             ]
         )
+        # before the solvent is flattened: a common mask would correlate the halves
         new_fsc = backend.shell_correlation(half_a, half_b, k_max + 1)
+        if self._prior.solvent_flattening:
+            voxel = self._geometry.pixel_size_angstrom * self._geometry.box_size / map_box
+            particle = backend.to_device(priors.solvent_mask(backend.to_host(volume), voxel))
+            volume, half_a, half_b = volume * particle, half_a * particle, half_b * particle
         return SolvedMap(volume, half_a, half_b, new_fsc, k_max)
+
+    def _smoothness(self, latest: SolvedMap | None, n_shells: int, pad: int) -> NDArray[np.float64] | None:
+        """Return the CAR prior's precision of a grid point by shell, None if another prior is chosen."""
+        if self._prior.kind != "car" or latest is None:
+            return None
+        transform = self._backend.to_host(self._backend.rfftn(latest.volume))
+        # pad^3 grid points share a coefficient's
+        return priors.car_regulariser(np.abs(transform) ** 2, len(latest.volume), n_shells) / pad**3
+
+    def _constrained(self, volume: Array, weight: NDArray[np.float64], pad: int, k_max: int) -> Array:
+        """Return the map under the priors that are not quadratic; ``weight`` is the mean of a grid point by shell."""
+        sparse = self._prior.kind == "sparse"
+        if not sparse and not self._prior.non_negative:
+            return volume
+        # pad^3 grid points stand for a coefficient, each half of the transform for one half of them
+        curvature = 0.5 * pad**3 * weight
+        rate = 0.0
+        if sparse:
+            # so many voxels are independent: the band has no more coefficients
+            independent = 4.0 / 3.0 * np.pi * k_max**3 / len(volume) ** 3
+            rate = independent * priors.exponential_rate(self._backend.to_host(volume))
+        return priors.constrained(
+            self._backend, volume, curvature, rate, non_negative=self._prior.non_negative or sparse
+        )
 
 
 def resize_volume(volume: NDArray[np.floating], box_size: int) -> NDArray[np.float32]:

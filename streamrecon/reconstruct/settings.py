@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,10 @@ class EngineSettings:
         The settled window grows to this share of the images seen since settling.
     refinement_window_growth : float
         The same in refinement: particle s of n counts (s / n)^(1 / growth).
+    prior : "fsc", "sparse" or "car"
+        What the map is solved under: the half-set FSC's signal-to-noise ratio, an exponential density, or smoothness.
+    non_negative, solvent_flattening : bool
+        No density below zero; nothing outside what is dense at low resolution.
     starts : int
         Random starts that run side by side until the best of them is known.
     threads : int
@@ -68,6 +73,9 @@ class EngineSettings:
     settled_window_images: float = 1700.0
     window_growth: float = 0.6
     refinement_window_growth: float = 2.0
+    prior: Literal["fsc", "sparse", "car"] = "fsc"
+    non_negative: bool = False
+    solvent_flattening: bool = False
     starts: int = 2
     threads: int = 0
 
@@ -94,6 +102,7 @@ class EngineSettings:
             "settled_window_images must be at least 1": self.settled_window_images >= 1,
             "window_growth must not be negative": self.window_growth >= 0,
             "refinement_window_growth must not be negative": self.refinement_window_growth >= 0,
+            "prior must be fsc, sparse or car": self.prior in ("fsc", "sparse", "car"),
             "starts must lie between 1 and 8": 1 <= self.starts <= 8,
             "threads must not be negative": self.threads >= 0,
         }

@@ -28,7 +28,7 @@ from streamrecon.reconstruct.extent import join_shells
 from streamrecon.reconstruct.half_maps import HalfMaps
 from streamrecon.reconstruct.image_model import ImageModel
 from streamrecon.reconstruct.kept import Contribution, KeptLayout, KeptParticles
-from streamrecon.reconstruct.mapping import resize_volume
+from streamrecon.reconstruct.mapping import PriorChoice, resize_volume
 from streamrecon.reconstruct.posing import PoseEstimator
 from streamrecon.reconstruct.results import BatchResult, EngineState, EngineStatus, Snapshot
 from streamrecon.reconstruct.settings import EngineSettings
@@ -77,7 +77,8 @@ class Trajectory:
         self._layout = KeptLayout(k_limit, settings.samples)
         self._points = half_plane_points(min(settings.start_shells, k_limit))
         self._poses = PoseEstimator(settings, geometry, backend)
-        self._halves = HalfMaps(backend, geometry, self._points.k_max)
+        prior = PriorChoice(settings.prior, settings.non_negative, settings.solvent_flattening)
+        self._halves = HalfMaps(backend, geometry, self._points.k_max, prior)
         self._annealer = Annealer(settings.settle_images, self._poses.cells.n_cells)
         self._stages = Stages()
         self._images = ImageModel(backend, geometry.box_size)
