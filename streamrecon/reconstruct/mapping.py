@@ -15,6 +15,7 @@ from functools import partial
 from typing import Literal
 
 import numpy as np
+import scipy.fft
 from numpy.typing import NDArray
 
 from streamrecon.compute.backend import Array, Backend
@@ -163,11 +164,13 @@ def resize_volume(volume: NDArray[np.floating], box_size: int) -> NDArray[np.flo
     The sum over voxels is kept: a projection keeps its transform.
     """
     old = len(volume)
-    transform = np.fft.fftshift(np.fft.fftn(np.fft.ifftshift(volume)))
-    out = np.zeros((box_size,) * 3, np.complex128)
+    transform = scipy.fft.rfftn(np.fft.ifftshift(np.asarray(volume, np.float32)))
+    out = np.zeros((box_size, box_size, box_size // 2 + 1), np.complex64)
     # the Nyquist planes of the smaller box are dropped: they have no Friedel mate in the larger one
     reach = min(old, box_size) // 2 - 1
-    take = slice(old // 2 - reach, old // 2 + reach + 1)
-    put = slice(box_size // 2 - reach, box_size // 2 + reach + 1)
-    out[put, put, put] = transform[take, take, take]
-    return np.fft.fftshift(np.fft.ifftn(np.fft.ifftshift(out)).real).astype(np.float32)
+    ends = (slice(0, reach + 1), slice(-reach, None))
+    for z in ends:
+        for y in ends:
+            out[z, y, : reach + 1] = transform[z, y, : reach + 1]
+    real = scipy.fft.irfftn(out, s=(box_size,) * 3, overwrite_x=True)
+    return np.asarray(np.fft.fftshift(real), np.float32)
