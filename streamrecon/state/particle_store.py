@@ -186,6 +186,11 @@ class ParticleStore:
         self._index.visited(particles, log_evidence, contribution.frame, visit)
         self._write_contributions(particles, contribution)
 
+    def give_up(self, particles: NDArray[np.integer]) -> None:
+        """Let go of particles that cannot be visited."""
+        self._forget(particles)
+        self.lost += len(particles)
+
     def sync(self) -> None:
         """Make everything durable, and let go of the memory; from any thread."""
         held = self._map  # the file may grow meanwhile

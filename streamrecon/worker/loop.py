@@ -228,7 +228,12 @@ class Worker:
 
     def _revisit(self) -> None:
         """Visit a batch of kept particles again; a turn of the loop later new ones are looked for."""
-        result = self._revisits.step()
+        try:
+            result = self._revisits.step()
+        except NumericalError as error:
+            self._metrics.error(error)
+            self._tell("revisit_refused", str(error), error_kind=error.kind)
+            return
         engine = self._reconstruction.engine
         if result is None or engine is None:
             return

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamrecon.config.model import Config
-from streamrecon.errors import ManifestMismatch, StateError
+from streamrecon.errors import ManifestMismatch, NumericalError, StateError
 from streamrecon.io import PoseSpool
 from streamrecon.optics.group import OpticsGroup
 from streamrecon.particles import ParticleBatch
@@ -171,7 +171,11 @@ class Reconstruction:
         good, kept, rows = self.store.get(chosen)
         if not len(good):
             return None
-        result = self.engine.revisit(kept, search[np.isin(chosen, good)])
+        try:
+            result = self.engine.revisit(kept, search[np.isin(chosen, good)])
+        except NumericalError:
+            self.store.give_up(good)  # they stay in the sums as they are
+            raise
         if result.kept is None:
             raise StateError("the engine gave nothing to keep of particles that were kept")
         self.store.replace(good, result.kept.contribution, result.log_evidence, self.engine.status.image_visits)

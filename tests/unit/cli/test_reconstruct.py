@@ -153,6 +153,18 @@ def test_everything_is_written_and_the_limit_holds(simulated, tmp_path):
     assert "150 particles" in outcome.output
 
 
+def test_more_passes_visit_each_particle_again_and_leave_no_store_behind(simulated, tmp_path):
+    outcome = run(simulated / "p.star", "-o", tmp_path, "--limit", "120", "--passes", "3")
+    assert outcome.exit_code == 0, outcome.output
+    status = json.loads((tmp_path / "status.json").read_text())
+    assert (status["particles_seen"], status["image_visits"]) == (120, 360)
+    assert "360 image visits" in " ".join(outcome.output.split())
+    table = read_star(tmp_path / "particles.star")
+    assert len(table) == len(set(table.identities())) == 120
+    assert (tmp_path / "poses.rows").read_bytes().count(b"\n") == 360
+    assert not (tmp_path / "particles.store").exists()
+
+
 def test_given_poses_are_used(simulated, tmp_path):
     outcome = run(simulated / "p.star", "-o", tmp_path, "--given-poses")
     assert outcome.exit_code == 0, outcome.output

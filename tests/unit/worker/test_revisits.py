@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
 from streamrecon.config.model import Config
+from streamrecon.errors import NumericalError
 from streamrecon.inference.compact import encode
 from streamrecon.io import read_star
 from streamrecon.monitor.metrics import WorkerMetrics
@@ -228,6 +229,25 @@ def test_nothing_is_revisited_before_the_search_has_settled_or_without_a_store(t
     assert none.reconstruction.store is None
     assert none.reconstruction.engine.visits == 80
     assert not (tmp_path / "none" / "particles.store").exists()
+
+
+def test_a_visit_that_fails_costs_the_store_those_particles_and_nothing_else(tmp_path, feed_class, monkeypatch):
+    visit, failures = VisitEngine.revisit, []
+
+    def failing(self, kept, search):
+        if not failures:
+            failures.append(len(kept))
+            raise NumericalError("a likelihood is not finite")
+        return visit(self, kept, search)
+
+    monkeypatch.setattr(VisitEngine, "revisit", failing)
+    session = Session(tmp_path, Ledger({i: make_batch(i) for i in range(1, 5)}))
+    session.start(turns=20, visits=80 + 73)
+    assert failures == [7]
+    assert session.metric("store_lost_particles") == 7
+    assert session.metric("store_particles") == 73
+    assert "revisit_refused" in [kind for kind, _, _ in session.publisher.events]
+    assert len(read_star(tmp_path / "particles.star")) == 80
 
 
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
