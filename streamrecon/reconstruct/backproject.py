@@ -12,6 +12,7 @@ from streamrecon.fourier.points import half_plane_points
 from streamrecon.fourier.shells import resolution_from_fsc
 from streamrecon.inference.importance import PoseSamples
 from streamrecon.particles import ParticleBatch
+from streamrecon.reconstruct.band import FSC_THRESHOLD
 from streamrecon.reconstruct.extent import band_limit, geometry_for
 from streamrecon.reconstruct.half_maps import HalfMaps
 from streamrecon.reconstruct.mapping import resize_volume
@@ -19,7 +20,6 @@ from streamrecon.reconstruct.noise import NoiseModel
 from streamrecon.reconstruct.posing import PoseEstimator
 from streamrecon.reconstruct.results import EngineStatus, Snapshot
 from streamrecon.reconstruct.settings import EngineSettings
-from streamrecon.reconstruct.trajectory import FSC_THRESHOLD
 
 _SOLUTIONS = 2  # the first gives the FSC, the second uses it as prior
 

@@ -17,28 +17,25 @@ from streamrecon.compute.backend import Array, Backend
 from streamrecon.errors import NumericalError
 from streamrecon.fourier.points import half_plane_points
 from streamrecon.fourier.shells import first_shell_below, resolution_from_fsc
-from streamrecon.geometry.rotation import random_rotations
 from streamrecon.inference.importance import PoseSamples
 from streamrecon.inference.observation import ImageGeometry, Observations
 from streamrecon.particles import ParticleBatch
 from streamrecon.reconstruct import contributions
 from streamrecon.reconstruct.annealing import Annealer
+from streamrecon.reconstruct.band import FSC_THRESHOLD, GROWTH_THRESHOLD, choose_band
 from streamrecon.reconstruct.counters import Counters, Recent, from_prefix, with_prefix
 from streamrecon.reconstruct.extent import join_shells
 from streamrecon.reconstruct.half_maps import HalfMaps
 from streamrecon.reconstruct.image_model import ImageModel
 from streamrecon.reconstruct.kept import Contribution, KeptLayout, KeptParticles
-from streamrecon.reconstruct.mapping import PriorChoice, resize_volume
+from streamrecon.reconstruct.mapping import PriorChoice
 from streamrecon.reconstruct.posing import PoseEstimator
+from streamrecon.reconstruct.report import batch_result, random_poses, snapshot_of
 from streamrecon.reconstruct.results import BatchResult, EngineState, EngineStatus, Snapshot
 from streamrecon.reconstruct.settings import EngineSettings
 from streamrecon.reconstruct.stages import Stages
 
-FSC_THRESHOLD = 0.143
-_GROWTH_THRESHOLD = 0.5
-_REFINEMENT_MARGIN = 2  # an honest FSC needs less margin
 _HAND_OVER_FSC = 0.8  # shells of the common map that start the halves: those that noise did not shape
-_GROWTH_MARGIN = 3  # shells beyond the FSC's fall that still hold something to align to
 _SPLIT_SHARE = 0.9  # of all particles, where there are fewer than a window of them
 
 
@@ -213,7 +210,7 @@ class Trajectory:
         if not searching and temperature <= 1.0:
             inlier = self._images.judge(observations, samples, inverse_noise, self._points)
         amplitude = self._images.amplitude(observations.group)
-        shells = 0 if searching else first_shell_below(self._halves.fsc, _GROWTH_THRESHOLD)
+        shells = 0 if searching else first_shell_below(self._halves.fsc, GROWTH_THRESHOLD)
         self._images.learn(
             self._poses, observations, samples, weighed, inlier, self._points, n_a,
             amplitude_shells=shells, new=old is None,
@@ -233,7 +230,7 @@ class Trajectory:
         done.image_visits += n
         done.step += 1
         done.temperature = temperature
-        result = self._result(samples, inlier if not searching else None)
+        result = batch_result(self._backend, self._geometry, samples, None if searching else inlier)
         self._recent = Recent(
             effective_sample_size=float(result.effective_sample_size.mean()),
             coarse_entropy=self._annealer.entropy,
@@ -250,18 +247,9 @@ class Trajectory:
     def _start_from_random_poses(self, observations: Observations, n_a: int, rng: np.random.Generator) -> None:
         """Make the first map: the first batch backprojected at random poses, then forgotten again."""
         n = len(observations.group)
-        to_device = self._backend.to_device
-        inverse_noise = to_device(self._images.noise.inverse(observations.group))
+        inverse_noise = self._backend.to_device(self._images.noise.inverse(observations.group))
         weighed = self._poses.weigh(observations, inverse_noise, self._points, slice(0, n))
-        random = PoseSamples(
-            rotation=to_device(random_rotations(rng, n)[:, None].astype(np.float32)),
-            shift=to_device(np.zeros((n, 1, 2), np.float32)),
-            weight=to_device(np.ones((n, 1), np.float32)),
-            log_evidence=np.zeros(n, np.float32),
-            effective_sample_size=np.ones(n, np.float32),
-            best=np.zeros(n, np.int32),
-            evaluations=0,
-        )
+        random = random_poses(self._backend, rng, n)
         self._halves.insert(n_a, random, weighed, self._points, self._settings.minimum_weight)
         self._update_map()
         self._empty()
@@ -338,20 +326,12 @@ class Trajectory:
 
         Returns how many shells it would have liked to grow.
         """
-        s, k_max = self._settings, self._points.k_max
-        since = self._done.image_visits - self._done.last_growth
-        allowed = since // s.settled_images_per_shell
-        if self._stages.name == "searching":
-            allowed = min(1, since // s.images_per_shell)
-        if self._stages.split:
-            wanted = first_shell_below(self._halves.fsc, FSC_THRESHOLD) + _REFINEMENT_MARGIN
-        else:
-            wanted = first_shell_below(self._halves.fsc, _GROWTH_THRESHOLD) + _GROWTH_MARGIN
-        wanted = min(max(wanted, s.start_shells), self._k_limit)
-        chosen = min(max(wanted, k_max - allowed), k_max + allowed)
+        k_max, done = self._points.k_max, self._done
+        since = done.image_visits - done.last_growth
+        chosen, wanted = choose_band(self._settings, self._stages, self._halves.fsc, k_max, self._k_limit, since)
         if chosen != k_max:
             self._points = half_plane_points(chosen)
-            self._done.last_growth = self._done.image_visits
+            done.last_growth = done.image_visits
         return wanted - k_max
 
     def snapshot(self, group_names: Sequence[str] = ()) -> Snapshot:
@@ -375,39 +355,9 @@ class Trajectory:
         collecting = self._stages.name == "refining" and not self._stages.split
         if self._done.image_visits > self._done.last_update and not collecting:
             latest = self._halves.peek(self._points.k_max)
-        g, to_host = self._geometry, self._backend.to_host
-        volume, half_a, half_b = (
-            resize_volume(to_host(v), g.box_size) for v in (latest.volume, latest.half_a, latest.half_b)
-        )
-        fsc = np.zeros(g.box_size // 2 + 1, np.float32)
-        fsc[: len(latest.fsc)] = latest.fsc
-        return Snapshot(
-            volume=volume,
-            half_a=half_a,
-            half_b=half_b,
-            fsc=fsc,
-            voxel_size_angstrom=g.pixel_size_angstrom,
-            resolution_angstrom=resolution_from_fsc(latest.fsc, g.box_size, g.pixel_size_angstrom, FSC_THRESHOLD),
-            fsc_threshold=FSC_THRESHOLD,
-            status=self.status,
-            noise_variance=self._images.noise.variance.copy(),
-            optics_groups=self._images.groups(group_names, judged=self._stages.name != "searching"),
-        )
-
-    def _result(self, samples: PoseSamples, inlier: NDArray[np.float32] | None) -> BatchResult:
-        rotation, shift = samples.best_pose(self._backend)
-        weight = self._backend.pick(samples.weight, samples.best)
-        to_host = self._backend.to_host
-        return BatchResult(
-            rotation=to_host(rotation),
-            shift_angstrom=to_host(shift) * np.float32(self._geometry.pixel_size_angstrom),
-            pose_weight=to_host(weight),
-            effective_sample_size=to_host(samples.effective_sample_size),
-            log_evidence=to_host(samples.log_evidence),
-            evaluations=samples.evaluations,
-            step_seconds=0.0,
-            inlier=inlier,
-        )
+        groups = self._images.groups(group_names, judged=self._stages.name != "searching")
+        noise = self._images.noise.variance
+        return snapshot_of(self._backend, self._geometry, latest, self.status, noise, groups)
 
     def _finished(self, result: BatchResult, kept: KeptParticles | None, started: float) -> BatchResult:
         """Return the result with what is known only at the end of a step."""
