@@ -122,7 +122,10 @@ def _print(found: dict[str, Any]) -> None:
         rows["map"] = "none yet"
     else:
         resolution = map_.get("resolution_angstrom")
-        rows["stage"] = f"{map_.get('stage', '-')}, {map_.get('particles_seen', '-')} particles in the map"
+        rows["stage"] = (
+            f"{map_.get('stage', '-')}, {map_.get('particles_seen', '-')} particles in the map, "
+            f"{map_.get('image_visits', '-')} image visits"
+        )
         rows["resolution"] = (
             "none yet"
             if resolution is None
