@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache, partial
+from functools import partial
 from itertools import pairwise
 from typing import TypeVar
 
@@ -20,6 +20,7 @@ from threadpoolctl import threadpool_limits
 from streamrecon.compute.backend import Array
 from streamrecon.compute.cpu_kernels import cells as cell_kernels
 from streamrecon.compute.cpu_kernels import grids, images, sampling, slices
+from streamrecon.compute.profile import trilinear_profile
 from streamrecon.fourier.points import HalfPlanePoints
 from streamrecon.fourier.polar import PolarGrid
 from streamrecon.fourier.shells import fourier_shell_correlation, shell_index_rfft
@@ -29,15 +30,8 @@ _Result = TypeVar("_Result")
 _F32 = np.float32
 
 
-@lru_cache(maxsize=8)
-def _trilinear_profile(map_box: int, pad: int) -> Array:
-    """Real-space profile along one axis of trilinear interpolation on the padded grid: sinc^2."""
-    x = np.arange(map_box) - map_box // 2
-    return np.asarray(np.sinc(x / (pad * map_box)) ** 2, _F32)
-
-
 def _divide_by_profile(volume: Array, pad: int) -> Array:
-    profile = _trilinear_profile(len(volume), pad)
+    profile = trilinear_profile(len(volume), pad)
     return np.asarray(volume / (profile[:, None, None] * profile[None, :, None] * profile[None, None, :]), _F32)
 
 
