@@ -21,6 +21,7 @@ from streamrecon.geometry.rotation import random_rotations
 
 _PAD = 2
 _MINIMUM_WEIGHT, _GAIN = 1e-3, 1.5
+_CTF_SPREAD = (800.0, 800.0, 100.0, 9e3, 1.0)  # phases of tens of radians at the rim
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class Comparison:
 
 def compare_with_cpu(backend: Backend, sizes: CheckSizes | None = None) -> list[Comparison]:
     """Return a comparison for every result of every method of ``backend``."""
-    scene = _Scene(backend, sizes or CheckSizes())
+    scene = Scene(backend, sizes or CheckSizes())
     return [*scene.images(), *scene.search(), *scene.poses(), *scene.volumes()]
 
 
@@ -89,7 +90,7 @@ def _share_beyond(found: Array, expected: Array, relative: float) -> float:
     return float(np.mean(apart | ~np.isfinite(found).reshape(n, -1).all(axis=1)))
 
 
-class _Scene:
+class Scene:
     """The random data, and the two backends that work on it."""
 
     def __init__(self, backend: Backend, sizes: CheckSizes) -> None:
@@ -107,7 +108,7 @@ class _Scene:
         self.volume = (blob * rng.normal(1.0, 0.5, (s.box,) * 3)).astype(np.float32)
         self.pictures = rng.normal(0, 1, (s.images, s.box, s.box)).astype(np.float32)
         self.inverse_noise = rng.uniform(0.5, 2, (s.images, s.box // 2 + 1)).astype(np.float32) / s.box**2
-        self.coefficients = rng.uniform(-1, 1, (s.images, 5)).astype(np.float32) * np.float32([800, 800, 100, 9e3, 1])
+        self.coefficients = (rng.uniform(-1, 1, (s.images, 5)) * _CTF_SPREAD).astype(np.float32)
         self.step = np.full(s.images, 1 / (s.box * 3.0), np.float32)
         self.rotation = random_rotations(rng, s.images * s.samples).astype(np.float32)
         self.rotation = self.rotation.reshape(s.images, s.samples, 3, 3)
@@ -153,9 +154,8 @@ class _Scene:
             yield Comparison(f"ctf at {name}", _difference(self._host(found), expected), 1e-3)
         small = min(s.box, 2 * (s.rings + 4))
         yield from self._compare(1e-5, "rings", self.transforms, polar_from_image_matrix(grid, small), small)
-        found = self.other.weigh(
-            *(self._move(a) for a in (*self.half_plane, self.ctf)), self.points.shell, self._move(self.inverse_noise)
-        )
+        real, imaginary, ctf, noise = map(self._move, (*self.half_plane, self.ctf, self.inverse_noise))
+        found = self.other.weigh(real, imaginary, ctf, self.points.shell, noise)
         yield Comparison("weigh", _difference(self._host(found), self.weighed), 1e-6)
 
     def search(self) -> Iterator[Comparison]:
@@ -169,9 +169,10 @@ class _Scene:
         ctf = rng.uniform(-1, 1, (n, grid.kx.size)).astype(np.float32)
         gain = rng.uniform(0, 1, (n, grid.n_rings)).astype(np.float32)
         images, ctf2 = self.cpu.image_coefficients(rings, ctf, gain, grid, cells.shifts, s.box)
-        device = [self._move(a) for a in (rings, ctf, gain)]
-        found = self.other.image_coefficients(*device, grid, cells.shifts, s.box)
-        for number, (one, other) in enumerate(zip(found, (images, ctf2), strict=True)):
+        moved = self.other.image_coefficients(
+            self._move(rings), self._move(ctf), self._move(gain), grid, cells.shifts, s.box
+        )
+        for number, (one, other) in enumerate(zip(moved, (images, ctf2), strict=True)):
             yield Comparison(f"image_coefficients[{number}]", _difference(self._host(one), other), 1e-5)
         yield from self._compare(1e-5, "correlate", images, slices, grid)
         planes = self.cpu.correlate(images, slices, grid)

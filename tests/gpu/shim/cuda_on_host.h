@@ -115,29 +115,35 @@ static thread_local unsigned operations;
 inline void wait_block() { block->whole->wait(); }
 inline void wait_warp() { (*block->warps)[threadIdx.x / warp_size]->wait(); }
 
+// One team for all blocks, each of which has shared memory of its own: a thread that is done with one goes on to the next.
 inline Result run(const Kernel& kernel, dim3 grid, unsigned threads, size_t shared_bytes, unsigned)
 {
-    for (unsigned y = 0; y < grid.y; ++y)
-        for (unsigned x = 0; x < grid.x; ++x) {
-            std::unique_ptr<unsigned char[]> shared(new unsigned char[shared_bytes]);
-            memset(shared.get(), 0xff, shared_bytes);
-            Barrier whole((int)threads);
-            std::vector<std::unique_ptr<Barrier>> warps;
-            for (unsigned w = 0; w < threads / warp_size; ++w) warps.emplace_back(new Barrier(warp_size));
-            std::vector<Exchange> exchange(threads / warp_size);
-            Block here{shared.get(), &whole, &warps, &exchange};
-            std::vector<std::thread> team;
-            for (unsigned t = 0; t < threads; ++t)
-                team.emplace_back([&, t] {
-                    block = &here;
-                    operations = 0;
-                    threadIdx = {t, 0, 0}, blockIdx = {x, y, 0}, blockDim = {threads, 1, 1}, gridDim = grid;
-                    kernel.call(kernel.arguments);
-                    warps[t / warp_size]->leave();
-                    whole.leave();
-                });
-            for (auto& thread : team) thread.join();
+    const size_t blocks = (size_t)grid.x * grid.y;
+    std::vector<std::unique_ptr<unsigned char[]>> shared(shared_bytes ? blocks : 0);
+    for (auto& memory : shared) {
+        memory.reset(new unsigned char[shared_bytes]);
+        memset(memory.get(), 0xff, shared_bytes);
+    }
+    Barrier whole((int)threads);
+    std::vector<std::unique_ptr<Barrier>> warps;
+    for (unsigned w = 0; w < threads / warp_size; ++w) warps.emplace_back(new Barrier(warp_size));
+    std::vector<Exchange> exchange(threads / warp_size);
+    auto work = [&](unsigned t) {
+        Block here{nullptr, &whole, &warps, &exchange};
+        block = &here;
+        operations = 0;
+        threadIdx = {t, 0, 0}, blockDim = {threads, 1, 1}, gridDim = grid;
+        for (size_t b = 0; b < blocks; ++b) {
+            if (shared_bytes) here.shared = shared[b].get();
+            blockIdx = {(unsigned)(b % grid.x), (unsigned)(b / grid.x), 0};
+            kernel.call(kernel.arguments);
         }
+        warps[t / warp_size]->leave();
+        whole.leave();
+    };
+    std::vector<std::thread> team;
+    for (unsigned t = 0; t < threads; ++t) team.emplace_back(work, t);
+    for (auto& thread : team) thread.join();
     return done;
 }
 
