@@ -62,7 +62,7 @@ def test_ab_initio_reaches_the_map_of_the_cpu(truth, any_device, memory):
 
 
 def test_a_step_moves_what_it_must_and_no_more(truth, device, memory):
-    """Between two solutions of the map: seven arrays in, nine out, whatever the batch; the host never asks otherwise."""
+    """Between two solutions of the map: seven arrays in, nine out, whatever the batch; no other question."""
     engine = Engine(replace(SETTINGS, update_images=10_000), BOX, PIXEL, CudaBackend(device), 1)
     first, *others = particles(truth, 450, size=150)
     engine.fold(first)
