@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from streamrecon.compare.align import align_volumes, fsc_between
 from streamrecon.compute.cpu import CpuBackend
 from streamrecon.compute.cuda.backend import CudaBackend
 from streamrecon.errors import DeviceError
@@ -18,13 +19,12 @@ from tests.simulated import batches, f1_atpase
 
 BOX, PIXEL = 32, 6.4
 SETTINGS = EngineSettings(
-    starts=1, settle_images=500, search_shells=8, in_plane_angles=24, direction_order=2, samples=24, update_images=100,
-    images_per_shell=150,
+    starts=1, settle_images=400, search_shells=8, in_plane_angles=24, direction_order=2, samples=32, update_images=300,
+    images_per_shell=100,
 )  # fmt: skip
-# CTF and frequency step, images, inverse noise; the random numbers of cells, of rounds, and of proposals
-UPLOADS = 7
-# power spectra, histograms, evidence, residuals; and the five arrays of the result
-DOWNLOADS = 9
+# what one step may move, in arrays: images, CTF, noise, random numbers; power spectra, histograms, evidence, result
+MOST_UPLOADS = 12
+MOST_DOWNLOADS = 14
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,11 @@ def fsc(one, other):
 
 @pytest.mark.slow
 def test_ab_initio_reaches_the_map_of_the_cpu(truth, any_device, memory):
-    """From a random start: FSC above 0.99 between the two maps at every shell in use, and no hidden transfer."""
+    """From a random start to the same map, without a hidden transfer.
+
+    FSC above 0.99 between the two maps wherever the halves of one agree as well. Beyond, a single draw that rounding
+    sends the other way makes two runs differ as two seeds do.
+    """
     on_cpu, on_device = fresh(CpuBackend(2)), fresh(CudaBackend(any_device))
     for batch in particles(truth, 1400):
         on_cpu.fold(batch)
@@ -57,22 +61,48 @@ def test_ab_initio_reaches_the_map_of_the_cpu(truth, any_device, memory):
     first, second = on_cpu.snapshot(), on_device.snapshot()
     assert first.status.stage == second.status.stage != "searching"
     assert first.status.k_max == second.status.k_max
-    assert fsc(first.volume, second.volume)[: first.status.k_max].min() > 0.99
-    assert first.resolution_angstrom == pytest.approx(second.resolution_angstrom, rel=0.05)
+    sure = np.flatnonzero(first.fsc[: first.status.k_max] >= 0.99)
+    assert len(sure) >= 4
+    assert fsc(first.volume, second.volume)[sure].min() > 0.99
+    assert first.resolution_angstrom == pytest.approx(second.resolution_angstrom, rel=0.1)
+    found = [fsc_between(truth, align_volumes(truth, s.volume, PIXEL).volume, PIXEL) for s in (first, second)]
+    assert found[1].resolution_05_angstrom < 1.15 * found[0].resolution_05_angstrom
 
 
 def test_a_step_moves_what_it_must_and_no_more(truth, device, memory):
-    """Between two solutions of the map: seven arrays in, nine out, whatever the batch; no other question."""
+    """Between two solutions of the map: a few arrays, the same for any number of images; and never a single value."""
     engine = Engine(replace(SETTINGS, update_images=10_000), BOX, PIXEL, CudaBackend(device), 1)
     first, *others = particles(truth, 450, size=150)
     engine.fold(first)
     # before the search settles, every step also solves for the map
     engine._starts[0]._annealer.settled_at = 1
     engine.fold(others[0])  # takes the tables of a new band with it
+    counts = []
     for batch in (others[1], others[1].select(np.arange(40))):
         memory.traffic.clear()
         engine.fold(batch)
-        assert memory.traffic == {"upload": UPLOADS, "download": DOWNLOADS}
+        counts.append(dict(memory.traffic))
+    assert counts[0] == counts[1]
+    assert counts[0].keys() == {"upload", "download"}
+    assert counts[0]["upload"] <= MOST_UPLOADS
+    assert counts[0]["download"] <= MOST_DOWNLOADS
+
+
+def test_each_step_is_the_step_of_the_cpu(truth, device):
+    """Both take up the same state before every batch, so that differences cannot add up: poses and maps agree."""
+    on_cpu = fresh(CpuBackend(2))
+    for number, batch in enumerate(particles(truth, 1200)):
+        if number in (1, 5, 9, 11):
+            on_device = fresh(CudaBackend(device))
+            on_device.restore(on_cpu.state())
+            found, expected = on_device.fold(batch), on_cpu.fold(batch)
+            same = np.abs(found.rotation - expected.rotation).max(axis=(1, 2)) < 1e-3
+            assert same.mean() >= 0.97
+            np.testing.assert_allclose(found.log_evidence[same], expected.log_evidence[same], rtol=0.02, atol=0.5)
+            first, second = on_cpu.snapshot(), on_device.snapshot()
+            assert fsc(first.volume, second.volume)[: first.status.k_max].min() > 0.99
+        else:
+            on_cpu.fold(batch)
 
 
 def test_a_batch_in_pieces_gives_the_same_poses(truth, device):

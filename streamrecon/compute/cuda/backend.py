@@ -47,7 +47,7 @@ class CudaBackend(ImageKernels, SearchKernels, PoseKernels, VolumeKernels):
         fitting = int(_SEARCH_SHARE * self._device.free_bytes()) // max(1, self._bytes_per_image)
         self.chunk_images = max(1, min(self.chunk_images, fitting))
 
-    def run(self, function: Callable[[int, int], _Result], n: int) -> list[_Result]:
+    def run(self, function: Callable[[int, int], _Result], n: int, *, few: bool = False) -> list[_Result]:  # noqa: ARG002 # pieces are as few as they can be anyway
         """Apply ``function(start, stop)`` to pieces, one after the other; a piece that does not fit is halved.
 
         Raises
