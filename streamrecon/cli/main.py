@@ -28,6 +28,7 @@ _VERBS = {
     "fsc": "Compare two maps: FSC, aligned first if asked.",
     "notify": "Tell people by chat or mail what happens in a session; run does so itself.",
     "keygen": "Make keys, so that only whom you know can connect.",
+    "check": "Can this machine (or its GPU) do the work, is it right, how fast is it?",
     "ingest": "Only the ingesting half of run.",
     "worker": "Only the reconstructing half of run.",
     "page": "Only the live page of run.",

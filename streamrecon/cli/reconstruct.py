@@ -12,7 +12,6 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn, track
 
 from streamrecon.cli.exit_codes import errors_as_exit_codes
-from streamrecon.compute.cpu import CpuBackend
 from streamrecon.config import Config, load_config
 from streamrecon.errors import IngestError
 from streamrecon.io import (
@@ -27,7 +26,7 @@ from streamrecon.io import (
 from streamrecon.particles import ParticleBatch, ParticleTable
 from streamrecon.reconstruct.backproject import GivenPoses
 from streamrecon.reconstruct.results import BatchResult, EngineStatus
-from streamrecon.worker.engine import make_engine
+from streamrecon.worker.engine import make_backend, make_engine
 from streamrecon.worker.outputs import write_snapshot
 from streamrecon.worker.preprocess import Contrast, decide_contrast, prepare, usable
 from streamrecon.worker.reconstruction import STORE_NAME, Reconstruction
@@ -172,7 +171,7 @@ def _backproject(settings: Config, table: ParticleTable, root: Path, output: Pat
     console = Console(stderr=True)
     contrast = _contrast(settings, table, root)
     box_size, pixel_size = table.optics_groups[0].box_size, table.optics_groups[0].pixel_size_angstrom
-    given = GivenPoses(settings.engine, box_size, pixel_size, CpuBackend(settings.engine.threads))
+    given = GivenPoses(settings.engine, box_size, pixel_size, make_backend(settings))
     size = settings.feed.batch_size
     for batch in track(_batches(table, root, size), "Batches", total=-(-len(table) // size), console=console):
         given.fold(prepare(settings, batch, contrast))

@@ -59,6 +59,17 @@ class FeedConfig(BaseModel):
     lease_seconds: Positive = 120.0
 
 
+class ComputeConfig(BaseModel):
+    """[compute]: the device that the engine runs on."""
+
+    model_config = _FROZEN
+    backend: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Annotated[int, Field(ge=0)] = 0
+    memory_share: Annotated[float, Field(gt=0, le=1)] = 0.8
+    cube_precision: Literal["single", "half"] = "single"
+    tf32: bool = False
+
+
 class RefinementConfig(BaseModel):
     """[refinement]: particles that are kept and visited again while the stream idles."""
 
@@ -156,6 +167,7 @@ class Config(BaseModel):
     input: InputConfig = InputConfig()
     feed: FeedConfig = FeedConfig()
     engine: EngineSettings = EngineSettings()
+    compute: ComputeConfig = ComputeConfig()
     refinement: RefinementConfig = RefinementConfig()
     snapshot: SnapshotConfig = SnapshotConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()

@@ -31,12 +31,15 @@ class Device(Protocol):
     multiprocessors : int
     out_of_memory : type
         The exception that says so.
+    tf32 : bool
+        Whether matrix products round their factors to 10 bits of mantissa.
     """
 
     xp: Any
     description: str
     multiprocessors: int
     out_of_memory: type[Exception]
+    tf32: bool
 
     def function(self, name: str) -> Callable[..., Any]:
         """Return a kernel, called as ``f(grid, block, args, shared_mem=bytes)``."""
@@ -84,6 +87,7 @@ class CupyDevice:
     def __init__(self, number: int = 0, memory_share: float = 0.8, tf32: bool = False) -> None:
         cupy = _import_cupy(tf32)
         self.xp = cupy
+        self.tf32 = tf32
         runtime = cupy.cuda.runtime
         try:
             count = runtime.getDeviceCount()
@@ -115,7 +119,7 @@ class CupyDevice:
             module.compile()
             self._module = module
             self._uploader = Uploader(_CupyStreams(cupy))
-        except (runtime.CUDARuntimeError, cupy.cuda.compiler.CompileException) as error:
+        except (ImportError, OSError, RuntimeError, cupy.cuda.compiler.CompileException) as error:
             raise DeviceError(f"CUDA device {number} cannot be used: {error}; {INSTALL_HINT}") from error
         self.out_of_memory = cupy.cuda.memory.OutOfMemoryError
 

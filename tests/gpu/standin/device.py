@@ -24,6 +24,7 @@ class StandInDevice:
 
     description = "stand-in for a device"
     multiprocessors = 2
+    tf32 = False
     out_of_memory = OutOfMemoryError
 
     def __init__(self, library: Path, source: str | None = None) -> None:
