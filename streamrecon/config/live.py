@@ -22,6 +22,7 @@ _WHY_NOT = {
     "feed": f"ingester and worker read it when they start: {_RESTART}",
     "engine": "the map depends on it, and a checkpoint made under one value does not fit another: choose it before "
     "the session, in config.toml with a new session.output_dir",
+    "compute": f"the map is in the memory of the device that the worker started on: {_RESTART}",
     "publish": f"subscribers are connected to it: {_RESTART}",
     "notify": f"it belongs to `streamrecon run`, which reads it when it starts: {_RESTART}",
     "monitor": f"it is bound when the daemon starts: {_RESTART}",

@@ -103,7 +103,7 @@ class HostReducer:
 
 def _send(peer: Connection, array: NDArray[Any], who: str) -> None:
     try:
-        peer.send_bytes(memoryview(array.reshape(-1).view(np.uint8)))
+        peer.send_bytes(array.tobytes())
     except OSError as error:
         raise DeviceError(f"{who} is gone ({error}); see its log, then start again") from error
 
