@@ -55,20 +55,20 @@ def test_results_agree_on_a_device_at_the_sizes_it_is_made_for(real_device):
         assert wrong(CudaBackend(real_device), CheckSizes(box=box, k_max=k_max, rings=14, images=8, samples=48)) == []
 
 
-def test_half_precision_is_close_but_not_the_same(device):
-    """The error that packing costs a score is what docs/gpu.md says of it: below 1e-3 of the largest score."""
+def test_half_precision_is_close_but_not_the_same(any_device):
+    """Packing the map costs a score less than a thousandth of the largest."""
     errors = {
-        precision: next(c for c in compare_with_cpu(CudaBackend(device, precision)) if c.name == "score").error
+        precision: next(c for c in compare_with_cpu(CudaBackend(any_device, precision)) if c.name == "score").error
         for precision in ("single", "half")
     }
-    assert errors["single"] < 1e-6
-    assert 1e-5 < errors["half"] < 1e-3
+    assert errors["single"] < 1e-5
+    assert errors["single"] < errors["half"] < 1e-3
 
 
 @pytest.mark.parametrize("core", [-1, 0, 3, 8])
-def test_insertion_does_not_depend_on_the_privatised_core(device, monkeypatch, core):
+def test_insertion_does_not_depend_on_the_privatised_core(any_device, monkeypatch, core):
     monkeypatch.setattr("streamrecon.compute.cuda.poses._CORE", core)
-    assert [c for c in wrong(CudaBackend(device)) if "insert" in c.name] == []
+    assert [c for c in wrong(CudaBackend(any_device)) if "insert" in c.name] == []
 
 
 def test_threads_that_wait_at_different_barriers_are_reported(library_folder):
