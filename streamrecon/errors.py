@@ -13,6 +13,8 @@
     │   ├── SequenceGap
     │   └── DeliveryError            a notice to people has not arrived
     ├── StateError                   something about saved state
+    │   ├── StateUnwritable          the disk is full or refuses to write (transient)
+    │   ├── LedgerCorrupt
     │   ├── CheckpointCorrupt
     │   └── CheckpointIncompatible
     ├── DeviceError                  the compute device cannot do what was asked
@@ -104,6 +106,16 @@ class DeliveryError(TransportError):
 
 class StateError(StreamReconError):
     """Something is wrong with saved state."""
+
+
+class StateUnwritable(StateError):
+    """Saved state that cannot be written just now: the disk is full, or gone, or refuses."""
+
+    transient = True
+
+
+class LedgerCorrupt(StateError):
+    """A ledger that SQLite cannot make sense of: cut, altered, or no database at all."""
 
 
 class CheckpointCorrupt(StateError):

@@ -6,7 +6,7 @@ code  meaning
 0     done, or stopped as asked
 1     unexpected failure: starting again may help, and the supervisor does
 2     the configuration or the command line cannot be used as it is
-3     saved state: corrupt, not writable, or made under another configuration
+3     saved state: corrupt, or made under another configuration
 4     the wire: an endpoint cannot be bound or reached, another protocol version
 5     the input cannot be read
 6     the compute device cannot do what was asked
@@ -29,6 +29,7 @@ from streamrecon.errors import (
     ConfigError,
     DeviceError,
     IngestError,
+    LedgerCorrupt,
     NumericalError,
     ProtocolVersionError,
     StateError,
@@ -48,6 +49,7 @@ ATTENTION = 8
 
 _CODES: tuple[tuple[type[StreamReconError], int], ...] = (
     (ConfigError, CONFIG),
+    (LedgerCorrupt, STATE),
     (CheckpointCorrupt, STATE),
     (CheckpointIncompatible, STATE),
     (ProtocolVersionError, TRANSPORT),

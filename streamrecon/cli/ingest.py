@@ -14,6 +14,7 @@ from streamrecon.cli.exit_codes import errors_as_exit_codes
 from streamrecon.cli.stopping import stop_on_signals
 from streamrecon.config import load_config
 from streamrecon.config.model import Config
+from streamrecon.ingest.serve import Ingest
 from streamrecon.ingest.service import IngestService, IngestSettings
 from streamrecon.monitor.logs import configure_logging
 from streamrecon.monitor.metrics import IngestMetricsExporter
@@ -43,13 +44,15 @@ def ingest(
         settings = load_config(config)
         configure_logging(settings.log, "ingest")
         registry = CollectorRegistry()
-        service = IngestService(ingest_settings(settings), IngestMetricsExporter(registry))
-        stack.callback(service.close)
+        metrics = IngestMetricsExporter(registry)
+        service_settings = ingest_settings(settings)
+        service = Ingest(lambda: IngestService(service_settings, metrics), metrics)
         if metrics_bind is not None:
 
             def health() -> tuple[bool, Health]:
                 waited = time.monotonic() - service.turn_at
-                return waited < _HANGING_SECONDS, {"seconds_since_turn": round(waited, 1)}
+                about = {"seconds_since_turn": round(waited, 1), "waiting_for": service.waiting_for}
+                return waited < _HANGING_SECONDS, about
 
             stack.enter_context(MonitorServer(metrics_bind, registry_text(registry), health))
         service.run(stop, until_idle)

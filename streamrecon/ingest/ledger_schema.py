@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from streamrecon.errors import CheckpointIncompatible, StateError
+from streamrecon.errors import CheckpointIncompatible, LedgerCorrupt, StateError, StateUnwritable
 from streamrecon.ingest.filesystem import filesystem_type, is_network
+from streamrecon.ingest.ledger_errors import check_whole, ledger_error
 
 SCHEMA_VERSION = 2
 BatchState = Literal["queued", "leased", "folded", "withdrawn"]
@@ -160,7 +161,9 @@ class LedgerDatabase:
     Raises
     ------
     StateError
-        The path lies on a network file system, another ingester has the ledger open, or SQLite cannot use it.
+        The path lies on a network file system, or another ingester has the ledger open.
+    StateUnwritable, LedgerCorrupt
+        SQLite cannot write to it, or cannot make sense of it.
     CheckpointIncompatible
         The ledger was made by a later version; or by an earlier one, and is only shared. Its owner brings it up
         to date, a reader needs nothing.
@@ -175,13 +178,20 @@ class LedgerDatabase:
         if access == "own":
             self._claim()
         try:
+            check_whole(path, has_wal=self._has_wal())
             self.connection = self._connect(access)
-            self._check_version(session_name, access)
+        except LedgerCorrupt:
+            self._release()
+            raise
         except sqlite3.Error as error:
             self._release()
-            raise StateError(
-                f"{path}: expected a streamrecon ledger, SQLite says {error}; move the file away to start anew"
-            ) from error
+            raise ledger_error(path, error) from error
+        try:
+            self._set_up(access)
+            self._check_version(session_name, access)
+        except sqlite3.Error as error:
+            self.close()
+            raise ledger_error(path, error) from error
         except StateError:
             self.close()
             raise
@@ -193,8 +203,14 @@ class LedgerDatabase:
                 f"{self.path}: expected a local file system for the ledger, found {fstype}, on which "
                 "SQLite's write-ahead log corrupts; set session.output_dir to a folder on a local disk"
             )
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._lock = os.open(lock_path(self.path), os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(lock_path(self.path), os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise StateUnwritable(
+                f"{self.path}: expected a folder to keep the ledger in, found that it cannot be made "
+                f"({error.strerror}); free space, mend its permissions, or set another session.output_dir"
+            ) from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -215,12 +231,13 @@ class LedgerDatabase:
             # SQLite would want to make the log's index beside it; without a log nobody writes
             mode += "&immutable=1"
         uri = f"{self.path.absolute().as_uri()}?mode={mode}"
-        connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=_BUSY_SECONDS)
+        return sqlite3.connect(uri, uri=True, isolation_level=None, timeout=_BUSY_SECONDS)
+
+    def _set_up(self, access: Access) -> None:
         if access != "read":
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = FULL")
-        connection.execute("PRAGMA foreign_keys = ON")
-        return connection
+            self.connection.execute("PRAGMA journal_mode = WAL")
+            self.connection.execute("PRAGMA synchronous = FULL")
+        self.connection.execute("PRAGMA foreign_keys = ON")
 
     def _has_wal(self) -> bool:
         return self.path.with_name(self.path.name + "-wal").exists()
@@ -273,7 +290,8 @@ class LedgerDatabase:
             yield
         except BaseException:
             self._depth -= 1
-            if self._depth == 0:
+            # SQLite rolls back by itself when the disk is full
+            if self._depth == 0 and self.connection.in_transaction:
                 self.connection.execute("ROLLBACK")
             raise
         self._depth -= 1

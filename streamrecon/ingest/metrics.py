@@ -66,6 +66,9 @@ class IngestMetrics(Protocol):
     def root_present(self, present: bool) -> None:
         """Say whether the watched root is there."""
 
+    def ledger_writable(self, writable: bool) -> None:
+        """Say whether the ledger can be written: not while its disk is full."""
+
     def workers(self, count: int) -> None:
         """Set how many workers were heard of within their lease."""
 
@@ -122,6 +125,9 @@ class NoIngestMetrics:
         """Ignore it."""
 
     def root_present(self, present: bool) -> None:
+        """Ignore it."""
+
+    def ledger_writable(self, writable: bool) -> None:
         """Ignore it."""
 
     def workers(self, count: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import threading
 import time
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from streamrecon.ingest.batcher import MAX_QUEUED_BATCHES, Batcher
 from streamrecon.ingest.collect import Collector
 from streamrecon.ingest.feed import FeedServer
 from streamrecon.ingest.ledger import LEDGER_NAME, Ledger
+from streamrecon.ingest.ledger_errors import ledger_error
 from streamrecon.ingest.metrics import IngestMetrics, NoIngestMetrics
 from streamrecon.ingest.scan import Wanted
 from streamrecon.ingest.tracked import CollectSettings
@@ -82,6 +84,9 @@ class IngestService:
             self._feed = FeedServer(
                 self.ledger, root, settings.endpoint, settings.lease_seconds, self._metrics, curve=settings.curve
             )
+        except sqlite3.Error as error:
+            self.ledger.close()
+            raise ledger_error(self.ledger.path, error) from error
         except BaseException:
             self.ledger.close()
             raise
@@ -115,6 +120,13 @@ class IngestService:
             Stop too, with Drained to every worker, once everything seen is folded and nothing new came for
             this long, counted from the first file on. A file that is not ready by then (an orphan, a stack that
             does not grow) is not waited for.
+
+        Raises
+        ------
+        StateUnwritable
+            The disk of the ledger is full; what is in the ledger is safe. `serve` begins anew then.
+        LedgerCorrupt
+            The ledger was cut or altered while it was open.
         """
         _log.info(
             "ingest_started",
@@ -123,12 +135,15 @@ class IngestService:
             endpoint=self.endpoint,
             session=self.ledger.session,
         )
+        self._metrics.ledger_writable(True)
         try:
             while not stop.is_set():
                 if self._step(until_idle):
                     self._say_farewell(stop)
                     _log.info("ingest_drained", **self.ledger.counts().particles)
                     break
+        except sqlite3.Error as error:
+            raise ledger_error(self.ledger.path, error) from error
         finally:
             self.close()
         _log.info("ingest_stopped")

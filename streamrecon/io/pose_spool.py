@@ -6,14 +6,15 @@ particles needs no table in memory; `PoseSpool.export` makes a STAR file out of 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import itertools
 import os
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,8 @@ from streamrecon.optics.group import OpticsGroup
 from streamrecon.particles import ParticleTable
 
 _CHUNK_ROWS = 10_000
+# A disk without room: it may have some again.
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _RESULT_COLUMNS = (
     "rlnRandomSubset",
     "rlnMaxValueProbDistribution",
@@ -60,13 +63,23 @@ class PoseSpool:
         Made if it is missing; otherwise appended to.
     has_ctf : bool
         False for particles without CTF: the rows have no defocus columns. The same for a file's whole life.
+
+    Notes
+    -----
+    Rows that find no room on the disk wait in memory, and are written before those that come later. Who must not
+    go on without them calls `sync`, which raises until they are all on disk.
     """
 
     def __init__(self, path: Path | str, *, has_ctf: bool = True) -> None:
         self.path = Path(path)
         self._has_ctf = has_ctf
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file: BinaryIO = self.path.open("ab")
+        # not buffered: after a failed write it has to be known which bytes are in the file
+        self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+        self._closed = False
+        self._written = os.fstat(self._descriptor).st_size
+        self._waiting = b""
+        self._lock = threading.Lock()  # a checkpoint is made durable in a thread of its own
 
     def __enter__(self) -> PoseSpool:
         return self
@@ -81,8 +94,9 @@ class PoseSpool:
 
     @property
     def n_bytes(self) -> int:
-        """Length of the file: what a checkpoint records and `truncate` goes back to."""
-        return self._file.tell()
+        """Length of the table: what a checkpoint records and `truncate` goes back to."""
+        with self._lock:
+            return self._written + len(self._waiting)
 
     def append(
         self,
@@ -97,7 +111,7 @@ class PoseSpool:
         inlier: NDArray[np.floating] | None = None,
         optics_group_index: NDArray[np.integer] | None = None,
     ) -> NDArray[np.int64]:
-        """Append one row a particle and hand them to the operating system.
+        """Append one row a particle and hand them to the operating system, now or once there is room.
 
         Parameters
         ----------
@@ -164,31 +178,49 @@ class PoseSpool:
         results = _results(pose_weight, effective_sample_size, log_evidence, inlier)
         new = zip(*(value_texts(values) for values in results), strict=True)
         written = []
-        with self.path.open("rb") as file:
-            for (offset, length), pose, result in zip(rows.tolist(), poses, new, strict=True):
-                file.seek(offset)
-                old = file.read(length)
-                parts = old.rsplit(b" ", len(pose) + len(_RESULT_COLUMNS))
-                if len(old) != length or not old.endswith(b"\n") or len(parts) != 1 + len(pose) + len(_RESULT_COLUMNS):
-                    raise CheckpointCorrupt(
-                        f"{self.path}: expected a row of {length} bytes at {offset}, found another; was it changed?"
-                    )
-                half = parts[1 + len(pose)]
-                fields = [parts[0], *(t.encode() for t in pose), half, *(t.encode() for t in result)]
-                written.append(b" ".join(fields) + b"\n")
+        for (offset, length), pose, result in zip(rows.tolist(), poses, new, strict=True):
+            old = self._read(offset, length)
+            parts = old.rsplit(b" ", len(pose) + len(_RESULT_COLUMNS))
+            if len(old) != length or not old.endswith(b"\n") or len(parts) != 1 + len(pose) + len(_RESULT_COLUMNS):
+                raise CheckpointCorrupt(
+                    f"{self.path}: expected a row of {length} bytes at {offset}, found another; was it changed?"
+                )
+            half = parts[1 + len(pose)]
+            fields = [parts[0], *(t.encode() for t in pose), half, *(t.encode() for t in result)]
+            written.append(b" ".join(fields) + b"\n")
         self._write(written)
 
     def _write(self, rows: list[bytes]) -> NDArray[np.int64]:
-        """Append rows; return their offsets and lengths, (n, 2)."""
+        """Append rows, now or once there is room; return their offsets and lengths, (n, 2)."""
         start = self.n_bytes
-        self._file.write(b"".join(rows))
-        self._file.flush()
+        with self._lock:
+            self._waiting += b"".join(rows)
+        try:
+            self._write_waiting()
+        except OSError as error:
+            if error.errno not in _NO_ROOM:
+                raise
         lengths = np.array([len(row) for row in rows], np.int64)
         return np.stack([start + np.cumsum(lengths) - lengths, lengths], axis=1)
 
+    def _read(self, offset: int, length: int) -> bytes:
+        """Return bytes of the table, on the disk or waiting for it."""
+        with self._lock:
+            stored = max(0, min(length, self._written - offset))
+            found = os.pread(self._descriptor, stored, offset) if stored else b""
+            start = max(0, offset - self._written)
+            return found + self._waiting[start : start + length - stored]
+
     def sync(self) -> None:
-        """Make everything appended so far durable; call it before a checkpoint records `n_bytes`."""
-        os.fsync(self._file.fileno())
+        """Make everything appended so far durable; a checkpoint that records `n_bytes` is durable only after it.
+
+        Raises
+        ------
+        OSError
+            There is no room; nothing is lost meanwhile.
+        """
+        self._write_waiting()
+        os.fsync(self._descriptor)
 
     def truncate(self, n_bytes: int) -> None:
         """Cut the file back to the length that a checkpoint recorded.
@@ -205,8 +237,9 @@ class PoseSpool:
                 f"{found}; "
                 "resume from an older checkpoint or start a new session"
             )
-        self._file.truncate(n_bytes)
-        self._file.seek(n_bytes)
+        os.ftruncate(self._descriptor, n_bytes)
+        with self._lock:
+            self._written, self._waiting = n_bytes, b""
         self.sync()
 
     def export(
@@ -216,7 +249,13 @@ class PoseSpool:
 
         A particle that was visited again has several rows; only its last one is exported. Memory: some 30
         bytes a row. ``micrographs`` names a CSV file for the means over each micrograph (see `MicrographHealth`).
+
+        Raises
+        ------
+        OSError
+            There is no room, for the table or for its export.
         """
+        self._write_waiting()
         latest = self._latest_rows()
         columns = [*table_columns(has_ctf=self._has_ctf, has_pose=True), *_RESULT_COLUMNS]
         heading = loop_heading("particles", columns)
@@ -260,12 +299,21 @@ class PoseSpool:
             )
 
     def close(self) -> None:
-        """Close the file; the spool can be opened again."""
-        self._file.close()
+        """Close the file; the spool can be opened again. Rows that found no room are lost: no checkpoint has them."""
+        if not self._closed:
+            self._closed = True
+            os.close(self._descriptor)
+
+    def _write_waiting(self) -> None:
+        with self._lock:
+            while self._waiting:
+                written = os.write(self._descriptor, self._waiting)
+                self._written, self._waiting = self._written + written, self._waiting[written:]
 
     def _rows(self) -> Iterator[bytes]:
         with self.path.open("rb") as file:
-            yield from file
+            # on a full disk the last row may be there in part; the rest of it waits in memory
+            yield from (row for row in file if row.endswith(b"\n"))
 
     def _latest_rows(self) -> NDArray[np.bool_]:
         """Return a mask over the rows: True for the last row of each particle."""

@@ -72,6 +72,9 @@ class IngestMetricsExporter:
         self._root = gauge(
             "root_present", "1 while the watched folder is there, 0 while it is not (an unmounted disk)."
         )
+        self._ledger = gauge(
+            "ledger_writable", "1 while the ledger can be written, 0 while ingest waits for room on its disk."
+        )
         self._workers = gauge("workers", "Workers heard of within their lease.")
         self._leases = counter(
             "leases_expired_total", "Batches that went back to the queue because their worker fell silent."
@@ -167,6 +170,10 @@ class IngestMetricsExporter:
     def root_present(self, present: bool) -> None:
         """Say whether the watched root is there."""
         self._root.set(present)
+
+    def ledger_writable(self, writable: bool) -> None:
+        """Say whether the ledger can be written."""
+        self._ledger.set(writable)
 
     def workers(self, count: int) -> None:
         """Set how many workers are there."""

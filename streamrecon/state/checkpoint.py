@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import structlog
 
-from streamrecon.errors import CheckpointCorrupt, StateError
+from streamrecon.errors import CheckpointCorrupt, StateError, StateUnwritable
 from streamrecon.io.atomic import atomic_path, sync_folder
 from streamrecon.reconstruct.results import EngineState
 from streamrecon.state import manifest as manifests
@@ -78,9 +78,10 @@ class CheckpointStore:
 
         Raises
         ------
+        StateUnwritable
+            The disk is full, or there is no permission. The checkpoints there are stay as they are.
         StateError
-            It cannot be written (disk full, no permission, a value that JSON cannot hold).
-            The checkpoints there are stay as they are.
+            It holds a value that JSON cannot hold.
         """
         began = time.monotonic()
         number = max([0, *self._numbers()]) + 1
@@ -98,7 +99,10 @@ class CheckpointStore:
                 pointer.write_text(final.name + "\n", encoding="ascii")
             self._prune()
         except (OSError, TypeError, OverflowError) as error:
-            raise StateError(
+            # on a full disk what was begun takes the room that the next one needs
+            shutil.rmtree(temporary, ignore_errors=True)
+            unwritable = StateUnwritable if isinstance(error, OSError) else StateError
+            raise unwritable(
                 f"{final}: the checkpoint cannot be written ({error}); free space or mend the permissions of "
                 f"{self.folder}; the checkpoint before it stays valid"
             ) from error

@@ -30,6 +30,9 @@ POLL_SECONDS = 0.2
 PAUSED_CHECKPOINT_SECONDS = 2.0
 # bounds what a crash costs when a fast worker meets a long checkpoint interval
 MAX_UNACKNOWLEDGED = 500
+# with so many more than that no more are taken until a checkpoint has succeeded: on a full disk they would pile up
+_UNACKNOWLEDGED_LIMIT = 2 * MAX_UNACKNOWLEDGED
+_RETRY_CHECKPOINT_SECONDS = 2.0
 CONTRAST_IMAGES = 500
 CONTRAST_WAIT_SECONDS = 20.0
 SNAPSHOT_FOLDER = "snapshots"
@@ -113,6 +116,7 @@ class Worker:
         self._undecided_since = 0.0
         self._undecided_tried = 0
         self._checkpoint_at = time.monotonic()
+        self._checkpoint_not_before = 0.0
         self._snapshot_at = float("-inf")
         self._snapshot_visits = 0
         self._exported = 0
@@ -166,7 +170,7 @@ class Worker:
         return self._feed.paused and not (self._undecided or self._control.paused) and self._revisits.wanted
 
     def _next(self, stop: threading.Event, timeout_seconds: float) -> tuple[int, ParticleBatch] | None:
-        if not self._control.paused:
+        if not self._control.paused and len(self._unacknowledged) < _UNACKNOWLEDGED_LIMIT:
             return self._feed.poll(timeout_seconds)
         stop.wait(POLL_SECONDS)
         return None
@@ -264,7 +268,7 @@ class Worker:
         self._tell("batch_refused", str(error), batch=batch_id, error_kind=error.kind)
 
     def _start_checkpoint_if_due(self) -> None:
-        if self._checkpointer.busy:
+        if self._checkpointer.busy or time.monotonic() < self._checkpoint_not_before:
             return
         if not (self._unacknowledged or self._revisited):
             self._control.nothing_to_save()
@@ -296,6 +300,7 @@ class Worker:
             self._reconstruction.checkpointed(durable=False)
             if must:
                 raise
+            self._checkpoint_not_before = time.monotonic() + _RETRY_CHECKPOINT_SECONDS
             self._tell("checkpoint_failed", str(error))
             return
         if done is None:

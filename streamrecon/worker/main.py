@@ -14,7 +14,7 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from streamrecon.config.model import Config
-from streamrecon.errors import StateError
+from streamrecon.errors import StateError, StateUnwritable
 from streamrecon.io import atomic_path
 from streamrecon.monitor.control_metrics import ControlMetrics
 from streamrecon.monitor.metrics import WorkerMetrics
@@ -153,6 +153,12 @@ def _worker_id(output_dir: Path) -> str:
         return path.read_text(encoding="utf-8").strip()
     except FileNotFoundError:
         name = f"{socket.gethostname()}-{secrets.token_hex(4)}"
-        with atomic_path(path) as temporary:
-            temporary.write_text(name + "\n", encoding="utf-8")
+        try:
+            with atomic_path(path) as temporary:
+                temporary.write_text(name + "\n", encoding="utf-8")
+        except OSError as error:
+            raise StateUnwritable(
+                f"{path}: expected room for the worker's name, found {error.strerror}; free space, or choose another "
+                "session.output_dir"
+            ) from error
         return name

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamrecon.config.model import Config
-from streamrecon.errors import ManifestMismatch, NumericalError, StateError
+from streamrecon.errors import ManifestMismatch, NumericalError, StateError, StateUnwritable
 from streamrecon.io import PoseSpool
 from streamrecon.optics.group import OpticsGroup
 from streamrecon.particles import ParticleBatch
@@ -124,7 +124,8 @@ class Reconstruction:
         IngestError, NumericalError
             The batch cannot be used; the state is what it was.
         StateError
-            The pose table cannot be written: engine and table may differ now, only the checkpoint holds.
+            The pose table cannot be written, and not for want of room: engine and table may differ now, only the
+            checkpoint holds.
         """
         if self.contrast is None:
             raise StateError("the contrast must be decided before a batch is folded")
@@ -225,10 +226,22 @@ class Reconstruction:
             self.store.index.durable() if durable else self.store.index.failed()
 
     def sync(self) -> None:
-        """Make pose table and store durable; from any thread."""
-        self._spool.sync()
-        if self.store is not None:
-            self.store.sync()
+        """Make pose table and store durable; from any thread.
+
+        Raises
+        ------
+        StateUnwritable
+            There is no room for it. Its rows wait in memory.
+        """
+        try:
+            self._spool.sync()
+            if self.store is not None:
+                self.store.sync()
+        except OSError as error:
+            raise StateUnwritable(
+                f"{self._spool.path}: expected room for the poses, found {error.strerror}; free space: the worker "
+                "keeps them and tries again"
+            ) from error
 
     def export(self, path: Path) -> int:
         """Write the poses as a STAR file, and means over micrographs beside it; return how many particles it holds."""

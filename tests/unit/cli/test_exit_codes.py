@@ -27,7 +27,9 @@ def test_every_error_has_a_code_that_is_documented(kind):
         (errors.ConfigError, 2),
         (errors.CheckpointIncompatible, 3),
         (errors.CheckpointCorrupt, 3),
+        (errors.LedgerCorrupt, 3),
         (errors.StateError, 1),
+        (errors.StateUnwritable, 1),
         (errors.SequenceGap, 4),
         (errors.StackCorrupt, 5),
         (errors.DeviceError, 6),
@@ -46,6 +48,7 @@ def test_what_a_restart_cannot_mend_is_permanent_and_the_rest_is_not():
     permanent = {kind for kind, code in codes.items() if code in exit_codes.PERMANENT}
     assert permanent == {
         errors.ConfigError,
+        errors.LedgerCorrupt,
         errors.CheckpointCorrupt,
         errors.CheckpointIncompatible,
         errors.DeviceError,

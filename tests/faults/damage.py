@@ -1,0 +1,120 @@
+"""Bytes of a checkpoint flipped at random, a ledger cut at random: found, said, and nothing made worse."""
+
+import logging
+import random
+import shutil
+from dataclasses import dataclass
+
+import pytest
+import structlog
+
+from streamrecon.errors import CheckpointCorrupt, LedgerCorrupt
+from streamrecon.ingest.ledger import Ledger
+from streamrecon.state.checkpoint import CheckpointStore
+from tests.faults.exactly_once import assert_exactly_once
+from tests.faults.microscope import PER_MICROGRAPH, PacedSession
+
+
+@dataclass
+class DamageReport:
+    """How many flips and cuts were made, all of them found."""
+
+    flips: int
+    flips_of_manifest: int
+    cuts: int
+    particles: int
+    refusal: str
+
+
+def run_damage(folder, *, flips=1000, cuts=200, seed=1):
+    """Damage what a stopped session has saved, in many ways one after the other, then let it go on.
+
+    Raises
+    ------
+    AssertionError
+        A damage was not found or not said, or the session did not get over it.
+    """
+    choose = random.Random(seed)
+    session = PacedSession(folder, 12 * PER_MICROGRAPH, seed=seed)
+    session.deliver(6)
+    session.finish()
+    manifest_flips = flip_at_random(session.output / "checkpoints", folder / "alone", choose, flips)
+    cut_at_random(session.output / "ledger.sqlite", folder / "cut" / "ledger.sqlite", choose, cuts)
+    refusal = go_on(session, choose)
+    particles, _ = assert_exactly_once(session)
+    return DamageReport(flips, manifest_flips, cuts, particles, refusal)
+
+
+def flip_at_random(checkpoints, folder, choose, flips):
+    """Flip one bit of the newest checkpoint, many times over; return how often the manifest was hit.
+
+    Every second time it is the manifest, which is short beside the arrays.
+    """
+    newest = max(checkpoints.glob("checkpoint-*"))
+    shutil.copytree(newest, folder / newest.name)
+    store = CheckpointStore(folder)
+    assert store.load_latest() is not None
+    files = sorted((folder / newest.name).iterdir())
+    hits = 0
+    # a thousand times the same complaint helps nobody
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    for number in range(flips):
+        path = folder / newest.name / "manifest.json" if number % 2 else choose.choice(files)
+        hits += path.name == "manifest.json"
+        at, bit = choose.randrange(path.stat().st_size), 1 << choose.randrange(8)
+        flip(path, at, bit)
+        with pytest.raises(CheckpointCorrupt, match=str(folder)):
+            store.load_latest()
+        flip(path, at, bit)
+    structlog.reset_defaults()
+    assert store.load_latest() is not None
+    return hits
+
+
+def flip(path, at, bit):
+    """Flip one bit of a file."""
+    with path.open("rb+") as file:
+        file.seek(at)
+        (byte,) = file.read(1)
+        file.seek(at)
+        file.write(bytes([byte ^ bit]))
+
+
+def cut_at_random(ledger, copy, choose, cuts):
+    """Cut copies of a ledger at random lengths; each must be refused as it is, and left as it is."""
+    copy.parent.mkdir()
+    size = ledger.stat().st_size
+    for number in range(cuts):
+        shutil.copyfile(ledger, copy)
+        length = choose.choice(range(4096, size, 4096)) if number % 2 else choose.randrange(1, size)
+        with copy.open("rb+") as file:
+            file.truncate(length)
+        before = copy.read_bytes()
+        with pytest.raises(LedgerCorrupt, match=f"{copy}.*Restore"):
+            Ledger(copy).close()
+        assert copy.read_bytes() == before, f"a ledger cut to {length} bytes was changed"
+    copy.unlink()
+
+
+def go_on(session, choose):
+    """Start the daemon on a cut ledger and an altered checkpoint; return how it refused the ledger.
+
+    It must stop for good at the ledger. With the ledger back it goes on from the checkpoint before the altered one.
+    """
+    ledger, kept = session.output / "ledger.sqlite", session.folder / "kept.sqlite"
+    shutil.copyfile(ledger, kept)
+    with ledger.open("rb+") as file:
+        file.truncate(choose.randrange(4096, ledger.stat().st_size))
+    session.deliver_all()
+    with session.run("--until-idle", "2") as daemon:
+        code = daemon.wait(timeout=60)
+    assert code == 3, session.logged()[-3000:]
+    refusal = next(line for line in session.logged().splitlines() if "ledger_corrupt" in line)
+    shutil.copyfile(kept, ledger)
+    newest = max((session.output / "checkpoints").glob("checkpoint-*"))
+    array = choose.choice(sorted(newest.glob("*.npy")))
+    flip(array, choose.randrange(array.stat().st_size), 4)
+    log = session.finish()
+    assert "checkpoint corrupt, trying the one before" in log
+    assert (session.output / "checkpoints" / newest.name.replace("checkpoint", "corrupt")).is_dir()
+    return refusal

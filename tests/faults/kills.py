@@ -1,0 +1,245 @@
+"""kill -9 of ingester, worker and supervisor at random moments of one session, and what is left of it.
+
+The session is then run again without a fault, on a copy of its ledger with every batch unfolded: the same batches
+in the same order, so that the two maps have to agree bit for bit.
+"""
+
+import json
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections import Counter
+from contextlib import closing, suppress
+from dataclasses import dataclass, field
+
+import mrcfile
+import numpy as np
+import psutil
+
+from tests.e2e.daemon import ENVIRONMENT, Session
+from tests.faults.exactly_once import assert_exactly_once
+from tests.faults.microscope import PER_MICROGRAPH, PacedSession
+
+VICTIMS = ("ingest", "worker", "supervisor", "all three")
+_READY_SECONDS = 60.0
+_LONGEST_WAIT_SECONDS = 3.0
+MAPS = ("volume", "half_a", "half_b")
+
+
+@dataclass
+class KillReport:
+    """What was done to a session and what came of it."""
+
+    kills: Counter = field(default_factory=Counter)
+    moments: Counter = field(default_factory=Counter)
+    supervisor_restarts: int = 0
+    gave_up: int = 0
+    resumed: int = 0
+    requeued: int = 0
+    told_at_hello: int = 0
+    particles: int = 0
+    batches: int = 0
+    bitwise: dict = field(default_factory=dict)
+    lowest_fsc: dict = field(default_factory=dict)
+    minutes: float = 0.0
+
+
+class Init:
+    """Keeps ``streamrecon run`` alive, as systemd would."""
+
+    def __init__(self, session):
+        self._session = session
+        self._log = session.log.open("ab")
+        self.restarts = self.gave_up = 0
+        self.process = self._start()
+
+    def _start(self):
+        return subprocess.Popen(
+            [sys.executable, "-m", "streamrecon", "run", "-c", str(self._session.config)],
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+            env=ENVIRONMENT,
+        )
+
+    def look(self):
+        """Start it again if it is gone; return its process."""
+        code = self.process.poll()
+        if code is not None:
+            assert code in (1, -signal.SIGKILL), f"it ended with {code}: {self._session.logged()[-3000:]}"
+            self.gave_up += code == 1
+            self.restarts += 1
+            self.process = self._start()
+        return self.process
+
+    def children(self):
+        """Return the live processes of ingest and worker by name."""
+        found = {}
+        with suppress(psutil.NoSuchProcess):
+            for process in psutil.Process(self.process.pid).children():
+                with suppress(psutil.NoSuchProcess):
+                    verb = next((v for v in ("ingest", "worker") if v in process.cmdline()), None)
+                    if verb is not None:
+                        found[verb] = process
+        return found
+
+    def close(self):
+        """Kill what is left of it."""
+        for process in (*self.children().values(), self.process):
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        self.process.wait()
+        self._log.close()
+
+
+def run_kills(folder, kills, *, seed=1, micrographs_a_kill=1, say=lambda _: None):
+    """Kill, hold what is left against what was written, run it again without a fault; return a `KillReport`.
+
+    Raises
+    ------
+    AssertionError
+        A particle was lost or counted twice, or the maps differ.
+    """
+    began = time.monotonic()
+    choose = random.Random(seed)
+    report = KillReport()
+    particles = PER_MICROGRAPH * max(20, kills * micrographs_a_kill)
+    session = PacedSession(folder / "killed", particles, seed=seed)
+    init = Init(session)
+    try:
+        for number in range(kills):
+            session.deliver(micrographs_a_kill)
+            _kill(init, session, choose, report)
+            say(f"kill {number + 1} of {kills}: {dict(report.kills)}")
+        session.deliver_all()
+        _stop(init, session)
+    finally:
+        init.close()
+    report.supervisor_restarts, report.gave_up = init.restarts, init.gave_up
+    session.finish(300)
+    _read_log(session, report)
+    report.particles, report.batches = assert_exactly_once(session)
+    reference = uninterrupted(session, folder / "reference")
+    _compare(session, reference, report)
+    report.minutes = (time.monotonic() - began) / 60
+    return report
+
+
+def _kill(init, session, choose, report):
+    """Kill one of the processes, at a random moment of its life."""
+    victim = choose.choice(VICTIMS)
+    when = choose.random()
+    if when < 0.6:
+        # in the midst of work: while batches are folded and checkpoints written
+        _wait_for_work(init, session)
+    deadline = time.monotonic() + choose.uniform(0.0, _LONGEST_WAIT_SECONDS if choose.random() < 0.5 else 0.5)
+    while time.monotonic() < deadline:
+        init.look()
+        time.sleep(min(0.05, max(0.0, deadline - time.monotonic())))
+    names = {"ingest": ["ingest"], "worker": ["worker"], "supervisor": [], "all three": ["ingest", "worker"]}[victim]
+    end = time.monotonic() + _READY_SECONDS
+    while not set(names) <= init.children().keys():
+        init.look()
+        assert time.monotonic() < end, session.logged()[-3000:]
+        time.sleep(0.02)
+    doomed = [init.children().get(name) for name in names]
+    if when < 0.2:
+        _wait_for_checkpoint(session)
+    writing = any((session.output / "checkpoints").glob(".writing-*"))
+    if victim in ("supervisor", "all three"):
+        init.process.kill()
+    for process in doomed:
+        with suppress(psutil.NoSuchProcess, AttributeError):
+            process.kill()
+    if victim in ("supervisor", "all three"):
+        init.process.wait()
+    report.kills[victim] += 1
+    report.moments["while a checkpoint was being written"] += writing
+
+
+def _wait_for_work(init, session):
+    """Wait until the pose table grows, which it does with every batch that is folded."""
+    spool = session.output / "poses.rows"
+    size = spool.stat().st_size if spool.exists() else 0
+    deadline = time.monotonic() + 8.0
+    while time.monotonic() < deadline:
+        init.look()
+        if spool.exists() and spool.stat().st_size > size:
+            return
+        time.sleep(0.01)
+
+
+def _wait_for_checkpoint(session):
+    """Wait until files of a checkpoint are being written: that takes milliseconds, and chance seldom meets it."""
+    deadline = time.monotonic() + 3.0
+    while time.monotonic() < deadline:
+        if any((session.output / "checkpoints").glob(".writing-*")):
+            return
+        time.sleep(0.0005)
+
+
+def _stop(init, session):
+    """Stop it in order; what has died just now is started again first."""
+    while init.look().poll() is None:
+        if init.children().keys() == {"ingest", "worker"}:
+            init.process.terminate()
+            break
+        time.sleep(0.1)
+    assert init.process.wait(timeout=120) in (0, 1), session.logged()[-3000:]
+
+
+def _read_log(session, report):
+    """Count in the log what the faults led to."""
+    for line in session.logged().splitlines():
+        with suppress(ValueError):
+            entry = json.loads(line)
+            message = entry.get("message")
+            report.resumed += message == "resumed"
+            if message == "worker_came":
+                report.requeued += entry["requeued"]
+                report.told_at_hello += entry["newly_folded"]
+
+
+def uninterrupted(session, folder):
+    """Fold the batches of a session once more, in their order, without a fault; return the new session."""
+    again = Session(folder)
+    text = session.config.read_text().replace('"incoming"', f'"{session.incoming}"')
+    for name in ("feed", "events", "volumes", "snapshots", "monitor"):
+        text = text.replace(getattr(session.ports, name), getattr(again.ports, name))
+    again.config.write_text(text)
+    again.output.mkdir()
+    with closing(sqlite3.connect(session.output / "ledger.sqlite")) as ledger:
+        ledger.execute("VACUUM INTO ?", (str(again.output / "ledger.sqlite"),))
+    with closing(sqlite3.connect(again.output / "ledger.sqlite")) as ledger, ledger:
+        ledger.execute("UPDATE batches SET state = 'queued', worker = '', leased_at = NULL, folded_at = NULL")
+    again.finish(300)
+    return again
+
+
+def _compare(session, reference, report):
+    for name in MAPS:
+        one, two = (s.output / "snapshots" / f"{name}.mrc" for s in (session, reference))
+        with mrcfile.open(one) as first, mrcfile.open(two) as second:
+            report.bitwise[name] = bool(np.array_equal(first.data, second.data))
+            fsc = shell_correlation(first.data, second.data)
+        report.lowest_fsc[name] = float(fsc.min())
+        assert report.lowest_fsc[name] > 0.999, f"{name}: {fsc}"
+    poses = [(s.output / "poses.rows").read_bytes() for s in (session, reference)]
+    report.bitwise["poses"] = poses[0] == poses[1]
+
+
+def shell_correlation(one, two):
+    """Return the FSC of two maps at every shell that holds power, in double precision."""
+    transforms = [np.fft.fftn(np.asarray(m, np.float64)) for m in (one, two)]
+    frequency = np.fft.fftfreq(one.shape[0]) * one.shape[0]
+    shell = np.rint(np.sqrt(sum(f**2 for f in np.meshgrid(*[frequency] * 3, indexing="ij")))).astype(int)
+    inside = shell <= one.shape[0] // 2
+
+    def sums(values):
+        return np.bincount(shell[inside], values[inside].real)
+
+    cross = sums(transforms[0] * transforms[1].conj())
+    power = np.sqrt(sums(abs(transforms[0]) ** 2) * sums(abs(transforms[1]) ** 2))
+    return cross[power > 0] / power[power > 0]
