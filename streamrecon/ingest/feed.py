@@ -20,7 +20,7 @@ from streamrecon.ingest.ledger import Ledger
 from streamrecon.ingest.ledger_schema import BatchRecord
 from streamrecon.ingest.metrics import IngestMetrics, NoIngestMetrics
 from streamrecon.transport.feed_schema import (
-    MAX_HEADER_BYTES,
+    MAX_WORKER_MESSAGE_BYTES,
     PROTOCOL_VERSION,
     STACK_UNREADABLE,
     Ack,
@@ -45,6 +45,7 @@ from streamrecon.transport.keys import ServerKeys
 _log = structlog.get_logger(__name__)
 _MAX_MESSAGES_A_POLL = 1000
 _MAX_DEAD_ROUTES = 1000
+_MAX_WAITING_MESSAGES = 100
 
 
 @dataclass
@@ -115,7 +116,9 @@ class FeedServer:
         # Credits bound what is under way, so nothing may be dropped for a full queue.
         self._socket.set(zmq.SNDHWM, 0)
         self._socket.set(zmq.LINGER, 1000)
-        self._socket.set(zmq.MAXMSGSIZE, MAX_HEADER_BYTES)
+        self._socket.set(zmq.MAXMSGSIZE, MAX_WORKER_MESSAGE_BYTES)
+        # of each worker, so many messages wait while we scan: they say little, and seldom
+        self._socket.set(zmq.RCVHWM, _MAX_WAITING_MESSAGES)
         self._gate.guard(self._socket, "worker")
         try:
             self._socket.bind(endpoint)

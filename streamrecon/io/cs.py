@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from streamrecon.errors import IngestError, ManifestMismatch, StackIncomplete, UnsupportedFormat
 from streamrecon.geometry.rotation import rotation_from_rotation_vector, rotation_vector_from_rotation
 from streamrecon.io.atomic import atomic_path
+from streamrecon.io.limits import MAX_NUMBER, check_groups
 from streamrecon.optics.group import OpticsGroup
 from streamrecon.particles import ParticleTable
 
@@ -20,6 +22,23 @@ _MAX_HEADER_SIZE = 1 << 20
 _MAX_CS_BYTES = 4 << 30
 _NEEDED = ("blob/path", "blob/idx", "blob/psize_A", "blob/shape")
 _CTF = ("ctf/accel_kv", "ctf/cs_mm", "ctf/amp_contrast", "ctf/df1_A", "ctf/df2_A", "ctf/df_angle_rad")
+# What is read, by kind of number (as in numpy.dtype.kind) and shape of one row's value.
+_TEXT, _INTEGER, _NUMBER = "SU", "iu", "fiu"
+_KINDS: dict[str, tuple[str, tuple[int, ...]]] = {
+    "blob/path": (_TEXT, ()),
+    "blob/idx": (_INTEGER, ()),
+    "blob/shape": (_INTEGER, (2,)),
+    "blob/psize_A": (_NUMBER, ()),
+    **dict.fromkeys(_CTF, (_NUMBER, ())),
+    "ctf/phase_shift_rad": (_NUMBER, ()),
+    "ctf/exp_group_id": (_INTEGER, ()),
+    "alignments3D/pose": (_NUMBER, (3,)),
+    "alignments3D/shift": (_NUMBER, (2,)),
+    "alignments3D/psize_A": (_NUMBER, ()),
+    "location/micrograph_path": (_TEXT, ()),
+}
+_POSITIVE = ("blob/psize_A", "alignments3D/psize_A", "blob/shape", "ctf/accel_kv")
+_MAX_INTEGER = 2**31 - 1
 _CSDAT_MAGIC = b"\x94CSDAT"
 
 
@@ -53,8 +72,10 @@ def read_cs(path: Path | str) -> ParticleTable:
                 "particles "
                 "together with their blob and ctf fields"
             )
+    for name in sorted(known & _KINDS.keys()):
+        _check_column(path, name, data[name])
     n = len(data)
-    shape = data["blob/shape"].reshape(n, 2)
+    shape = data["blob/shape"]
     if (shape[:, 0] != shape[:, 1]).any():
         row = int(np.flatnonzero(shape[:, 0] != shape[:, 1])[0])
         raise ManifestMismatch(
@@ -62,6 +83,7 @@ def read_cs(path: Path | str) -> ParticleTable:
         )
     names, stack_number = np.unique(data["blob/path"], return_inverse=True)
     groups, group_index = _groups(data, has_ctf)
+    check_groups(path, groups, has_ctf=has_ctf)
     unknown = np.full(n, np.nan, np.float32)
     rotation = shift = None
     if "alignments3D/pose" in known:
@@ -136,6 +158,29 @@ def write_cs(
         np.save(file, data, allow_pickle=False)
 
 
+def _check_column(path: Path, name: str, values: NDArray[Any]) -> None:
+    """Raise ManifestMismatch unless a column holds what its name promises, in every row."""
+    kinds, shape = _KINDS[name]
+    found = values.dtype
+    if found.kind not in kinds or values.shape[1:] != shape:
+        raise ManifestMismatch(
+            f"{path}: expected a column {name} of kind {'/'.join(kinds)} and shape {shape} a row, found {found} and "
+            f"{values.shape[1:]}; export the particles anew"
+        )
+    if kinds == _TEXT:
+        return
+    good = np.abs(values) <= MAX_NUMBER if found.kind == "f" else (values >= 0) & (values <= _MAX_INTEGER)
+    if name in _POSITIVE:
+        good &= values > 0
+    if not good.all():
+        row = int(np.argwhere(~good)[0][0])
+        above = " above zero" if name in _POSITIVE else ""
+        raise ManifestMismatch(
+            f"{path}: expected finite numbers{above} in column {name}, found {values[row]} in row {row + 1}; correct or "
+            "remove the row"
+        )
+
+
 def _load(path: Path) -> NDArray[Any]:
     """Read the whole array, after its header has been held against the file's length."""
     try:
@@ -179,7 +224,11 @@ def _load(path: Path) -> NDArray[Any]:
 def _read_header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     version = npy_format.read_magic(file)
     read = npy_format.read_array_header_1_0 if version == (1, 0) else npy_format.read_array_header_2_0
-    return read(file, max_header_size=_MAX_HEADER_SIZE)
+    try:
+        return read(file, max_header_size=_MAX_HEADER_SIZE)
+    except (SyntaxError, TokenError, TypeError, LookupError, ArithmeticError, RecursionError, MemoryError) as error:
+        # what Python's parser of literals, and NumPy's of types, make of a header that is none
+        raise ValueError(f"a header that cannot be read ({type(error).__name__}: {error})") from error
 
 
 def _groups(data: NDArray[Any], has_ctf: bool) -> tuple[tuple[OpticsGroup, ...], NDArray[np.int64]]:

@@ -182,7 +182,7 @@ def _resolve(name: str, manifest: Path, root: Path) -> Path:
     candidates = [path for path in _candidates(name, manifest) if path.is_relative_to(root)]
     beside = manifest.parent / Path(name).name
     for path in (*candidates, beside):
-        if path.is_file():
+        if _is_file(path):
             return path
     if not candidates:
         raise ManifestMismatch(
@@ -191,6 +191,14 @@ def _resolve(name: str, manifest: Path, root: Path) -> Path:
             "folder that holds both, or link the stacks into it"
         )
     return candidates[0]
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:
+        # a name longer than any file system takes, a folder that may not be looked into, a server that is away
+        return False
 
 
 def _candidates(name: str, manifest: Path) -> Iterator[Path]:

@@ -145,14 +145,18 @@ def read_sections(path: Path | str, indices: Sequence[int] | NDArray[np.integer]
                 "the stack is "
                 "still growing or the STAR/.cs file belongs to another one"
             )
+        if len(wanted):
+            # before anything is allocated: a header can claim any number of sections
+            _check_reach(probe, int(wanted.max()) + 1)
         out = np.empty((len(wanted), probe.ny, probe.nx), np.float32)
         order = np.argsort(wanted, kind="stable")
         distinct, first = np.unique(wanted[order], return_index=True)
         rows_of = np.split(order, first[1:]) if len(distinct) else []
         for start, stop in _runs(distinct, max(1, _MAX_READ_BYTES // probe.section_bytes)):
             block = _read_block(descriptor, probe, int(distinct[start]), stop - start)
-            for i in range(start, stop):
-                out[rows_of[i]] = block[i - start]
+            with np.errstate(invalid="ignore"):  # pixels that are NaN stay NaN, and are found by who checks the images
+                for i in range(start, stop):
+                    out[rows_of[i]] = block[i - start]
     return out
 
 
@@ -175,6 +179,7 @@ def read_volume(path: Path | str) -> tuple[NDArray[np.float32], float]:
     path = Path(path)
     with _open(path) as descriptor:
         probe = _probe(descriptor, path)
+        _check_reach(probe, probe.nz)
         integers = np.frombuffer(os.pread(descriptor, HEADER_BYTES, 0), probe.byte_order + "i4")
     sampling = integers[7:10].astype(np.float64)
     cell = integers[10:13].view(probe.byte_order + "f4").astype(np.float64)
@@ -302,6 +307,16 @@ def _runs(distinct: NDArray[np.int64], longest: int) -> Iterator[tuple[int, int]
     for start, stop in itertools.pairwise(edges):
         for part in range(start, stop, longest):
             yield part, min(part + longest, stop)
+
+
+def _check_reach(probe: StackProbe, sections: int) -> None:
+    """Raise StackIncomplete unless the file is long enough for its first so many sections."""
+    needed = probe.header_bytes + sections * probe.section_bytes
+    if probe.actual_bytes < needed:
+        raise StackIncomplete(
+            f"{probe.path}: expected {needed} bytes for {sections} sections, found the end of the file "
+            f"at {probe.actual_bytes}; it is read once it is whole"
+        )
 
 
 def _read_block(descriptor: int, probe: StackProbe, first: int, count: int) -> NDArray[np.generic]:

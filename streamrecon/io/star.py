@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from streamrecon.errors import IngestError, ManifestMismatch, StackIncomplete, UnsupportedFormat
 from streamrecon.geometry.rotation import rotation_from_euler
+from streamrecon.io.limits import MAX_NUMBER, MIN_DIVISOR, check_groups
 from streamrecon.optics.group import OpticsGroup
 from streamrecon.particles import ParticleTable
 
@@ -71,6 +72,7 @@ def read_star(path: Path | str) -> ParticleTable:
         groups, group_index = _groups_from_optics(_Columns(optics, path, decode), particles, has_ctf)
     else:
         groups, group_index = _groups_from_rows(particles, has_ctf, n)
+    check_groups(path, groups, has_ctf=has_ctf)
 
     defocus_u = particles.numbers("rlnDefocusU") if has_ctf else np.full(n, np.nan)
     # A file with one defocus and no angle means a round CTF.
@@ -128,8 +130,9 @@ class _Columns:
                 f"row {bad + 1}; "
                 "correct or remove the row"
             ) from None
-        if not np.isfinite(values).all():
-            bad = int(np.flatnonzero(~np.isfinite(values))[0])
+        good = np.abs(values) <= MAX_NUMBER
+        if not good.all():
+            bad = int(np.flatnonzero(~good)[0])
             raise ManifestMismatch(
                 f"{self._path}: expected finite numbers in column {name} of {self.where}, found "
                 f"{texts[bad]!r} in row "
@@ -173,7 +176,7 @@ def _parse(path: Path) -> tuple[cif.Document, Decode]:
         decode = _decode_names
     try:
         return cif.read_string(raw), decode
-    except ValueError as error:
+    except (ValueError, RuntimeError) as error:
         # gemmi repeats the text it was given under the name "data"
         reason = str(error).removeprefix("data:")
         if _looks_cut(raw):
@@ -201,7 +204,7 @@ def _looks_cut(raw: bytes) -> bool:
         return True
     try:
         cif.read_string(body[:last_line])
-    except ValueError:
+    except (ValueError, RuntimeError):
         return False
     return True
 
@@ -307,7 +310,7 @@ def _groups_from_rows(particles: _Columns, has_ctf: bool, n: int) -> tuple[tuple
 
 def _positive(columns: _Columns, name: str) -> NDArray[np.float64]:
     values = columns.numbers(name)
-    if (values <= 0).any():
+    if (values < MIN_DIVISOR).any():
         raise columns.fail(f"{name} above zero", f"{values.min()}", "correct it")
     return values
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from streamrecon.errors import ProtocolVersionError, TransportError
 from streamrecon.transport.feed_schema import (
+    MAX_PIXEL_BYTES,
     PROTOCOL_VERSION,
     Ack,
     Batch,
@@ -80,6 +81,7 @@ class FeedLink:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._socket = self._context.socket(zmq.DEALER)
         self._socket.set(zmq.RCVHWM, 0)
+        self._socket.set(zmq.MAXMSGSIZE, MAX_PIXEL_BYTES)
         self._socket.set(zmq.LINGER, 500)
         # Nothing is kept for a server that is away: a new Hello says it all once it is back.
         self._socket.set(zmq.IMMEDIATE, 1)

@@ -5,6 +5,7 @@ A message is one JSON frame; a batch that carries its pixels has a second frame 
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from typing import Annotated, TypeAlias, TypeVar
 
@@ -19,9 +20,16 @@ from streamrecon.transport.table_wire import TableWire
 PROTOCOL_VERSION = 1
 MAX_HEADER_BYTES = 32 * 2**20
 MAX_PIXEL_BYTES = 8 * 2**30
+# what a worker says is short: its Hello, with a range for each hole in what it has folded, is the longest
+MAX_WORKER_MESSAGE_BYTES = 4 * 2**20
 MAX_BATCH_ROWS = 10_000
+# a worker holds a thousand batches at the most, see the worker's loop
+MAX_IDS = 20_000
+MAX_ID_RANGES = 100_000
 
-BatchId: TypeAlias = Annotated[int, Meta(ge=1)]
+# SQLite's integers end there
+BatchId: TypeAlias = Annotated[int, Meta(ge=1, le=2**63 - 1)]
+BatchIds: TypeAlias = Annotated[list[BatchId], Meta(max_length=MAX_IDS)]
 Name: TypeAlias = Annotated[str, Meta(max_length=300)]
 Text: TypeAlias = Annotated[str, Meta(max_length=20_000)]
 IdRange: TypeAlias = tuple[BatchId, BatchId]
@@ -40,8 +48,8 @@ class Hello(Struct, frozen=True, tag="hello", kw_only=True):
     hostname: Name
     credits: Annotated[int, Meta(ge=0, le=10_000)]
     session: Name = ""
-    folded: list[IdRange] = []
-    held: list[BatchId] = []
+    folded: Annotated[list[IdRange], Meta(max_length=MAX_ID_RANGES)] = []
+    held: BatchIds = []
     drain: bool = False
 
 
@@ -54,7 +62,7 @@ class Credit(Struct, frozen=True, tag="credit"):
 class Ack(Struct, frozen=True, tag="ack"):
     """These batches are folded and in a durable checkpoint."""
 
-    batch_ids: list[BatchId]
+    batch_ids: BatchIds
 
 
 class Nack(Struct, frozen=True, tag="nack"):
@@ -147,11 +155,14 @@ def decode_worker_message(frames: Sequence[bytes]) -> WorkerMessage:
     ProtocolVersionError
         A Hello of another version.
     TransportError
+        A Hello whose ranges overlap or do not ascend: what they count to is no longer bounded by the batches there are.
+    TransportError
         Anything else that is not one of our messages.
     """
     message = _decode(_WORKER_DECODER, frames, 1)
     if isinstance(message, Hello):
         _check_version(message.version, f"worker {message.worker_id!r}")
+        _check_ranges(message)
     return message
 
 
@@ -206,6 +217,17 @@ def _check_version(version: int, who: str) -> None:
         )
 
 
+def _check_ranges(hello: Hello) -> None:
+    end = 0
+    for first, last in hello.folded:
+        if not end < first <= last:
+            raise TransportError(
+                f"worker {hello.worker_id!r}: expected ascending ranges of folded batches, found {first} to {last} after "
+                f"{end}; is it a streamrecon of this version?"
+            )
+        end = last
+
+
 def _pixels(batch: Batch, frames: Sequence[bytes]) -> NDArray[np.float32]:
     shape = (len(batch.identities), batch.box_size, batch.box_size)
     expected = 4 * shape[0] * shape[1] * shape[2]
@@ -230,6 +252,7 @@ def compress_ids(ids: Iterable[int]) -> list[tuple[int, int]]:
     return ranges
 
 
-def in_ranges(batch_id: int, ranges: Iterable[tuple[int, int]]) -> bool:
-    """Return True if the id lies in one of the inclusive ranges."""
-    return any(first <= batch_id <= last for first, last in ranges)
+def in_ranges(batch_id: int, ranges: Sequence[tuple[int, int]]) -> bool:
+    """Return True if the id lies in one of the inclusive ranges, which ascend."""
+    at = bisect_right(ranges, batch_id, key=lambda r: r[0]) - 1
+    return at >= 0 and batch_id <= ranges[at][1]

@@ -14,6 +14,7 @@ from streamrecon.errors import TransportError
 from streamrecon.optics.group import OpticsGroup
 from streamrecon.particles import ParticleTable
 
+_MAX_FLOAT32 = float(np.finfo(np.float32).max)
 _H = TypeVar("_H", bound=Hashable)
 
 
@@ -216,7 +217,10 @@ def _floats(name: str, column: Sequence[float | None], expected: int) -> NDArray
             f"column {name}: expected {expected} values, found {len(column)}; "
             "is the peer a streamrecon of this version?"
         )
-    return np.array([math.nan if v is None else v for v in column], np.float32)
+    values = np.array([math.nan if v is None else v for v in column], np.float64)
+    if (np.abs(values) > _MAX_FLOAT32).any():
+        raise TransportError(f"column {name}: expected numbers that float32 can hold, found up to {np.nanmax(values)}")
+    return values.astype(np.float32)
 
 
 def _index(name: str, column: Sequence[int], expected: int, end: int) -> NDArray[np.int32]:
