@@ -39,6 +39,11 @@ class Batcher:
 
     def make(self, now: float, *, flush: bool = False) -> list[int]:
         """Make the batches that are due and return their ids; ``flush`` does not wait for full ones."""
+        # one transaction for all: each costs a sync of the disk
+        with self._ledger.transaction():
+            return self._make(now, flush)
+
+    def _make(self, now: float, flush: bool) -> list[int]:
         batches = self._ledger.batches
         made: list[int] = []
         room = self._max_queued - batches.count("queued")

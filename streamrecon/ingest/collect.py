@@ -63,6 +63,9 @@ class Collector:
         self._open: dict[Path, Stack] = {}  # those whose state may change without anybody touching them
         self._missing: defaultdict[str, set[Path]] = defaultdict(set)  # stack's file name -> manifests
         self._complained: set[str] = set()
+        # what a step has found and not yet put into the ledger
+        self._examined: list[tuple[Stack, Examined, Sighting]] = []
+        self._read_records: dict[str, FileRecord] = {}
         # nothing seen yet is waiting, not idle
         self.changed_at = float("inf")
 
@@ -170,8 +173,24 @@ class Collector:
     # What is done about it
 
     def step(self, now: float, budget_seconds: float = 0.5) -> bool:
-        """Read what wants to be read; return True if the time budget ended first."""
-        end = time.monotonic() + budget_seconds
+        """Read what wants to be read; return True if the time budget ended first.
+
+        What was found goes into the ledger at the end, in one transaction: on a disk, each costs a sync, and a session
+        of ten thousand stacks would wait for twenty thousand of them.
+        """
+        busy = self._look(now, time.monotonic() + budget_seconds)
+        self._take_examined(now)
+        with self._ledger.transaction():
+            for record in self._read_records.values():
+                self._ledger.put_manifest(record)
+            if not busy:
+                self._report(now)
+        self._read_records.clear()
+        if not busy:
+            self._reporter.publish()
+        return busy
+
+    def _look(self, now: float, end: float) -> bool:
         for manifest in list(self._unread.values()):
             if manifest.reread_at is not None and now >= manifest.reread_at:
                 manifest.settle.recheck()
@@ -184,22 +203,19 @@ class Collector:
                 self._examine(stack, now)
                 if time.monotonic() > end:
                     return True
-        self._report(now)
         return False
 
     def _report(self, now: float) -> None:
-        with self._ledger.transaction():
-            for manifest in list(self._unread.values()):
-                self._reporter.update(manifest, now)
-                if manifest.state is FileState.READY and manifest.reread_at is None:
-                    del self._unread[manifest.path]
-            for stack in list(self._open.values()):
-                self._reporter.update(stack, now)
-                if stack.state is FileState.READY:
-                    self._give_up_rows(stack, now)
-                    if not stack.rows:
-                        del self._open[stack.path]
-        self._reporter.publish()
+        for manifest in list(self._unread.values()):
+            self._reporter.update(manifest, now)
+            if manifest.state is FileState.READY and manifest.reread_at is None:
+                del self._unread[manifest.path]
+        for stack in list(self._open.values()):
+            self._reporter.update(stack, now)
+            if stack.state is FileState.READY:
+                self._give_up_rows(stack, now)
+                if not stack.rows:
+                    del self._open[stack.path]
 
     def _read(self, manifest: Manifest, now: float) -> None:
         path, settle = manifest.path, manifest.settle
@@ -256,7 +272,8 @@ class Collector:
             self._unrefer(manifest, path)
         manifest.stacks = named
         size, mtime_ns = manifest.settle.signature or (None, None)
-        self._ledger.put_manifest(FileRecord(manifest.name, FileState.READY.value, size, mtime_ns, manifest.rows))
+        record = FileRecord(manifest.name, FileState.READY.value, size, mtime_ns, manifest.rows)
+        self._read_records[manifest.name] = record
 
     def _refer(self, manifest: Manifest, path: Path, table: ParticleTable, now: float) -> None:
         stack = self._stacks.get(path) or self._add_stack(path, now)
@@ -325,8 +342,21 @@ class Collector:
                 _log.info("stack_not_usable", name=stack.name, kind=problem.kind, reason=problem.reason)
             stack.settle.probed(problem, now)
             return
-        self._take_stack(stack, examined, sighting)
-        stack.settle.probed(None, now)
+        self._examined.append((stack, examined, sighting))
+        if sampling is None:
+            # the first stack of a session decides what the next is held against
+            self._take_examined(now)
+
+    def _take_examined(self, now: float) -> None:
+        """Put what was examined into the ledger."""
+        if not self._examined:
+            return
+        with self._ledger.transaction():
+            for stack, examined, sighting in self._examined:
+                self._take_stack(stack, examined, sighting)
+        for stack, _, _ in self._examined:
+            stack.settle.probed(None, now)
+        self._examined.clear()
         self.changed_at = now
 
     def _take_stack(self, stack: Stack, examined: Examined, sighting: Sighting) -> None:

@@ -176,8 +176,8 @@ def _check_column(path: Path, name: str, values: NDArray[Any]) -> None:
         row = int(np.argwhere(~good)[0][0])
         above = " above zero" if name in _POSITIVE else ""
         raise ManifestMismatch(
-            f"{path}: expected finite numbers{above} in column {name}, found {values[row]} in row {row + 1}; correct or "
-            "remove the row"
+            f"{path}: expected finite numbers{above} in column {name}, found {values[row]} in row {row + 1}; "
+            "correct or remove the row"
         )
 
 

@@ -182,7 +182,8 @@ def read_volume(path: Path | str) -> tuple[NDArray[np.float32], float]:
         _check_reach(probe, probe.nz)
         integers = np.frombuffer(os.pread(descriptor, HEADER_BYTES, 0), probe.byte_order + "i4")
     sampling = integers[7:10].astype(np.float64)
-    cell = integers[10:13].view(probe.byte_order + "f4").astype(np.float64)
+    with np.errstate(invalid="ignore"):  # NaN is refused below
+        cell = integers[10:13].view(probe.byte_order + "f4").astype(np.float64)
     if (sampling <= 0).any() or not (np.isfinite(cell) & (cell > 0)).all():
         raise UnsupportedFormat(
             f"{path}: expected a voxel size in the header (cell and sampling), found cell {cell.tolist()} "

@@ -222,8 +222,8 @@ def _check_ranges(hello: Hello) -> None:
     for first, last in hello.folded:
         if not end < first <= last:
             raise TransportError(
-                f"worker {hello.worker_id!r}: expected ascending ranges of folded batches, found {first} to {last} after "
-                f"{end}; is it a streamrecon of this version?"
+                f"worker {hello.worker_id!r}: expected ascending ranges of folded batches, found {first} to {last} "
+                f"after {end}; is it a streamrecon of this version?"
             )
         end = last
 

@@ -7,10 +7,11 @@ import argparse
 import json
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
 from pathlib import Path
 
-from tests.faults.fuzz.run import fuzz_by_name
+from tests.faults.fuzz.run import Found, fuzz_by_name
 from tests.faults.fuzz.targets import TARGETS
 
 
@@ -26,10 +27,15 @@ def main():
     unknown = set(options.targets) - TARGETS.keys()
     if unknown:
         parser.error(f"unknown: {', '.join(sorted(unknown))}")
-    reports = []
+    reports, failed = [], []
     for name in options.targets or TARGETS:
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-            report = pool.submit(fuzz_by_name, name, options.seed, options.inputs, options.seconds).result()
+        try:
+            with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+                report = pool.submit(fuzz_by_name, name, options.seed, options.inputs, options.seconds).result()
+        except (Found, BrokenProcessPool) as error:
+            failed.append(name)
+            print(f"{name:20} {error}", flush=True)
+            continue
         reports.append(report)
         print(
             f"{name:20} {report.inputs:9} inputs {report.seconds:6.0f} s {report.accepted:8} accepted "
@@ -39,6 +45,8 @@ def main():
         )
     if options.json:
         options.json.write_text(json.dumps([asdict(r) for r in reports], indent=2) + "\n", encoding="utf-8")
+    if failed:
+        raise SystemExit(f"found something in {', '.join(failed)}")
 
 
 if __name__ == "__main__":

@@ -11,12 +11,13 @@ import struct
 _WORD = re.compile(rb"[A-Za-z0-9_.@/+-]+")
 _FIELDS = (0, 1, -1, 2, 255, 1023, 1024, 2**16, 2**24, 2**30, 2**31 - 1, -(2**31), 0x7F800000, 0x7FC00000)
 _WORDS = (
-    b"", b"0", b"-1", b"1e999", b"-1e999", b"nan", b"inf", b"1e-320", b"2147483648", b"-2147483649", b"9223372036854775807",
-    b"9223372036854775808", b"18446744073709551616", b"1" * 400, b"null", b"true", b"[]", b"{}", b'""', b'"\\ud800"',
-    b"[" * 300, b"(" * 300, b"{\"a\":" * 100, b"'", b'"', b";", b"\n;", b"#", b"loop_", b"data_", b"data_particles",
-    b"_rlnImageName", b"save_", b"global_", b"\0", b"\xff\xfe", b"\xc3\x28", b"000000@a.mrcs", b"@", b"1@", b"9@/etc/passwd",
-    b"1@../../../../etc/passwd", b"1@a\0b.mrcs", b"|O", b"<f8", b"|V0", b"<U3", b"|S0", b"<M8[s]", b"(3,)", b"(-1,)", b"(1,1)",
-    b"(99999999999,)", b"True", b"1.5", b"a.mrcs" * 50,
+    b"", b"0", b"-1", b"1e999", b"-1e999", b"nan", b"inf", b"1e-320", b"2147483648", b"-2147483649",
+    b"9223372036854775807", b"9223372036854775808", b"18446744073709551616", b"1" * 400, b"null", b"true",
+    b"[]", b"{}", b'""', b'"\\ud800"', b"[" * 300, b"(" * 300, b"{\"a\":" * 100, b"'", b'"', b";", b"\n;", b"#",
+    b"loop_", b"data_", b"data_particles", b"_rlnImageName", b"save_", b"global_", b"\0", b"\xff\xfe",
+    b"\xc3\x28", b"000000@a.mrcs", b"@", b"1@", b"9@/etc/passwd", b"1@../../../../etc/passwd", b"1@a\0b.mrcs",
+    b"|O", b"<f8", b"|V0", b"<U3", b"|S0", b"<M8[s]", b"(3,)", b"(-1,)", b"(1,1)", b"(99999999999,)", b"True",
+    b"1.5", b"a.mrcs" * 50,
 )  # fmt: skip
 
 
@@ -35,7 +36,16 @@ class Mutator:
         self._corpus = corpus
         self._random = random.Random(seed)
         self._most = most
-        self._ways = (self._bits, self._bytes, self._word, self._word, self._field, self._cut, self._piece, self._splice)
+        self._ways = (
+            self._bits,
+            self._bytes,
+            self._word,
+            self._word,
+            self._field,
+            self._cut,
+            self._piece,
+            self._splice,
+        )
 
     def next(self):
         """Return the next input."""
@@ -71,7 +81,9 @@ class Mutator:
 
     def _field(self, data):
         at = 4 * self._random.randrange(max(1, min(len(data), 1024) // 4))
-        value = self._random.choice(_FIELDS) if self._random.random() < 0.8 else self._random.randint(-(2**31), 2**31 - 1)
+        value = (
+            self._random.choice(_FIELDS) if self._random.random() < 0.8 else self._random.randint(-(2**31), 2**31 - 1)
+        )
         data[at : at + 4] = struct.pack(self._random.choice("<>") + "i", value)
         return data
 

@@ -3,6 +3,7 @@
 import json
 import os
 import tempfile
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -106,10 +107,8 @@ def _stacks(folder):
 
 
 def _read_stack(path):
-    try:
+    with suppress(IngestError):
         read_volume(path)
-    except IngestError:
-        pass
     probe = probe_stack(path)
     if probe.nx * probe.ny <= _MOST_PIXELS:
         wanted = sorted({0, min(probe.nz - 1, 1), probe.nz - 1})
@@ -122,8 +121,8 @@ def _stars(folder):
     write_star(folder / "full.star", whole, rotation=whole.rotation, shift_angstrom=whole.shift_angstrom)
     write_star(folder / "plain.star", whole.select(slice(0, 2)), rotation=None, shift_angstrom=None)
     (folder / "old.star").write_text(
-        "data_\n\nloop_\n_rlnImageName #1\n_rlnDefocusU #2\n_rlnDefocusV #3\n_rlnVoltage #4\n_rlnSphericalAberration #5\n"
-        "_rlnAmplitudeContrast #6\n_rlnDetectorPixelSize #7\n_rlnMagnification #8\n"
+        "data_\n\nloop_\n_rlnImageName #1\n_rlnDefocusU #2\n_rlnDefocusV #3\n_rlnVoltage #4\n"
+        "_rlnSphericalAberration #5\n_rlnAmplitudeContrast #6\n_rlnDetectorPixelSize #7\n_rlnMagnification #8\n"
         + "".join(f"{i:06d}@s.mrcs 10000 9000 300 2.7 0.1 5 40000\n" for i in (1, 2, 3))
     )
     (folder / "quoted.star").write_text(
@@ -162,7 +161,13 @@ def _inside(path):
 def _worker_messages():
     s = feed_schema
     hello = s.Hello(
-        version=s.PROTOCOL_VERSION, worker_id="w", hostname="h", credits=4, session="x", folded=[(1, 4), (7, 9)], held=[5, 6]
+        version=s.PROTOCOL_VERSION,
+        worker_id="w",
+        hostname="h",
+        credits=4,
+        session="x",
+        folded=[(1, 4), (7, 9)],
+        held=[5, 6],
     )
     return [s.encode(m) for m in (hello, s.Credit(2), s.Ack([1, 2, 3]), s.Nack(4, "k", "r"), s.Heartbeat(), s.Bye())]
 
@@ -217,10 +222,8 @@ def _published():
 
 
 def _decode_published(frames):
-    try:
+    with suppress(TransportError):
         schema.decode_snapshot_request(frames)
-    except TransportError:
-        pass
     message = schema.deserialize(frames)
     if isinstance(message, schema.VolumeMessage):
         assert message.volume.shape == message.header.shape

@@ -1,0 +1,178 @@
+"""A million particles in ten thousand stacks, there before ingest starts: how long, how much memory, how late.
+
+    python -m benchmarks.ingest_scale                  # one STAR a stack, as RELION's extraction leaves them
+    python -m benchmarks.ingest_scale --joined         # one STAR that names everything
+
+The box is tiny (8 pixels), so that what is measured is ingest and not the disk. Three things are printed: the first
+scan, the start-up from the first look to the last particle in the ledger, with the peak of memory; and then, with all
+that in memory, how long a new stack takes from its rename to its particles in the ledger (beyond `settle_seconds`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import resource
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import structlog
+
+from benchmarks.common import parser, print_machine, print_table, write_json
+from streamrecon.ingest.ledger import LEDGER_NAME, Ledger
+from streamrecon.ingest.scan import Wanted, scan_tree
+from streamrecon.ingest.service import IngestService, IngestSettings
+from streamrecon.io.mrc_write import write_stack
+
+_BOX = 8
+_PIXEL_SIZE = 3.0
+_SETTLE_SECONDS = 0.2
+_FOLDER_STACKS = 500  # stacks a folder, as a microscope's grid squares give them
+_HEAD = f"""data_optics
+
+loop_
+_rlnOpticsGroupName #1
+_rlnOpticsGroup #2
+_rlnVoltage #3
+_rlnSphericalAberration #4
+_rlnAmplitudeContrast #5
+_rlnImagePixelSize #6
+_rlnImageSize #7
+group1 1 300 2.7 0.1 {_PIXEL_SIZE} {_BOX}
+
+data_particles
+
+loop_
+_rlnImageName #1
+_rlnMicrographName #2
+_rlnOpticsGroup #3
+_rlnDefocusU #4
+_rlnDefocusV #5
+_rlnDefocusAngle #6
+"""
+
+
+def main() -> None:
+    arguments = _arguments()
+    print_machine()
+    with tempfile.TemporaryDirectory() as folder:
+        root, output = Path(folder) / "incoming", Path(folder) / "session"
+        _write(root, arguments.stacks, arguments.particles, joined=arguments.joined)
+        rows = measure(root, output, arguments)
+    print_table(rows)
+    write_json(arguments.json, {"joined": arguments.joined, "rows": rows})
+
+
+def _arguments() -> argparse.Namespace:
+    options = parser(__doc__)
+    options.add_argument("--stacks", type=int, default=10_000)
+    options.add_argument("--particles", type=int, default=100, help="a stack")
+    options.add_argument("--joined", action="store_true", help="one STAR for everything, not one a stack")
+    options.add_argument("--new", type=int, default=20, help="stacks that come one by one afterwards")
+    return options.parse_args()
+
+
+def measure(root: Path, output: Path, arguments: argparse.Namespace) -> list[dict[str, object]]:
+    """Run ingest over the folder and return the figures, one a row."""
+    total = arguments.stacks * arguments.particles
+    began = time.perf_counter()
+    scan = scan_tree(Wanted(root, ("*.star", "*.cs")))
+    scan_seconds = time.perf_counter() - began
+    before = _peak_mib()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
+    settings = IngestSettings(
+        root,
+        output,
+        settle_seconds=_SETTLE_SECONDS,
+        scan_seconds=30.0,
+        endpoint="tcp://127.0.0.1:0",
+        orphan_seconds=1e6,
+    )
+    stop, ready = threading.Event(), threading.Event()
+    processor_seconds: list[float] = []
+
+    def serve() -> None:
+        # here, as the ledger's connection belongs to the thread that made it
+        service = IngestService(settings)
+        ready.set()
+        service.run(stop)
+        processor_seconds.append(time.thread_time())
+
+    began = time.perf_counter()
+    thread = threading.Thread(target=serve)
+    thread.start()
+    ready.wait()
+    with Ledger(output / LEDGER_NAME, access="read") as ledger:
+        while _known(ledger) < total:
+            # counting a million rows takes its time, too
+            time.sleep(0.5)
+        start_up = time.perf_counter() - began
+        peak = _peak_mib()
+        latencies = [_one_more(root, ledger, i, arguments.particles) for i in range(arguments.new)]
+    stop.set()
+    thread.join()
+    size = (output / LEDGER_NAME).stat().st_size / 2**20
+    return [
+        {"what": "files seen by one scan", "value": len(scan.files)},
+        {"what": "one scan, s", "value": scan_seconds},
+        {"what": "particles in the ledger", "value": total},
+        {"what": "start-up until all are in the ledger, s", "value": start_up},
+        {"what": "the same, ms a stack", "value": 1000 * start_up / arguments.stacks},
+        {"what": "processor time of the whole run, s", "value": processor_seconds[0]},
+        {"what": "memory before, MiB", "value": before},
+        {"what": "peak of memory, MiB", "value": peak},
+        {"what": "ledger, MiB", "value": size},
+        {"what": "a new stack, median latency beyond settling, s", "value": float(np.median(latencies))},
+        {"what": "the slowest of them, s", "value": max(latencies)},
+    ]
+
+
+def _known(ledger: Ledger) -> int:
+    counts = ledger.counts().particles
+    return counts["ready"] + counts["queued"]
+
+
+def _one_more(root: Path, ledger: Ledger, number: int, particles: int) -> float:
+    """Bring one more stack and its STAR; return seconds to the ledger, less the settling."""
+    folder = root / "new"
+    _write_one(folder, number, particles)
+    began = time.perf_counter()
+    while not ledger.known_sections(f"{folder.name}/mic{number:05d}.mrcs"):
+        time.sleep(0.005)
+    return time.perf_counter() - began - _SETTLE_SECONDS
+
+
+def _write(root: Path, stacks: int, particles: int, *, joined: bool) -> None:
+    """Write the stacks, by copies of one: their content does not matter."""
+    text: list[str] = [_HEAD]
+    for number in range(stacks):
+        folder = root / f"square{number // _FOLDER_STACKS:03d}"
+        text.append(_write_one(folder, number, particles, star=not joined).replace("@", f"@{folder.name}/"))
+    if joined:
+        (root / "particles.star").write_text("".join(text), encoding="ascii")
+
+
+def _write_one(folder: Path, number: int, particles: int, *, star: bool = True) -> str:
+    """Write a stack and the STAR that names its images; return the rows."""
+    folder.mkdir(parents=True, exist_ok=True)
+    name = f"mic{number:05d}"
+    pattern = folder.parent / ".pattern"
+    if not pattern.exists():
+        images = np.random.default_rng(1).standard_normal((particles, _BOX, _BOX)).astype(np.float32)
+        write_stack(pattern, images, _PIXEL_SIZE)
+    (folder / f"{name}.mrcs").write_bytes(pattern.read_bytes())
+    rows = "".join(f"{i + 1:06d}@{name}.mrcs {name}.mrc 1 {15000 + i}.5 14800.25 30.5\n" for i in range(particles))
+    if star:
+        (folder / f"{name}.star").write_text(_HEAD + rows, encoding="ascii")
+    return rows
+
+
+def _peak_mib() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+if __name__ == "__main__":
+    main()
