@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check format lint types imports docs bench relion generated screenshots lock clean
+.PHONY: demo test check format lint types imports docs bench faults fuzz relion generated screenshots lock clean
 
 demo: $(STAMP)  ## simulated microscope, daemon and subscriber together; ends by itself
 	$(BIN)/streamrecon demo
@@ -43,6 +43,15 @@ generated: $(STAMP)  ## write what is made from the code anew: the reference of 
 
 screenshots: $(STAMP)  ## docs/images/page/ anew, from the page's tests in a real browser (Debian: chromium chromium-driver)
 	$(BIN)/pytest tests/e2e/test_page.py --screenshots docs/images/page
+
+SOAK_MINUTES ?= 120
+faults: $(STAMP)  ## kill -9, full disks, damage, hostile peers, a soak (SOAK_MINUTES); writes docs/faults.md
+	$(BIN)/python -m tests.faults --soak-minutes $(SOAK_MINUTES) --write docs/faults.md
+
+FUZZ_SECONDS ?= 600
+fuzz: $(STAMP)  ## every reader and decoder: a million inputs each, or so many seconds
+	mkdir -p build
+	$(BIN)/python -m tests.faults.fuzz --seconds $(FUZZ_SECONDS) --json build/fuzz.json
 
 lock: $(STAMP)  ## write requirements.lock anew from what pyproject.toml allows
 	$(BIN)/pip install --upgrade --upgrade-strategy eager -e '.[dev]'

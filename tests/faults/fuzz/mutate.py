@@ -74,8 +74,7 @@ class Mutator:
         if found:
             other = self._random.choice(_WORDS)
             if self._random.random() < 0.3:
-                words = _WORD.findall(data[:4096])
-                other = self._random.choice(words)
+                other = self._random.choice(_WORD.findall(data[:4096]) or [b""])
             data[found.start() : found.end()] = other
         return data
 

@@ -1,0 +1,92 @@
+"""``python -m tests.faults``: the fault campaign. Every part is seeded; the report is what a run found.
+
+python -m tests.faults                                    # everything, some three hours with the soak of two
+python -m tests.faults --soak-minutes 10 --write docs/faults.md
+python -m tests.faults kills peers --kills 20
+"""
+
+import argparse
+import json
+import shutil
+import sys
+import tempfile
+import time
+import traceback
+from pathlib import Path
+
+from benchmarks.common import machine
+from tests.faults import sections
+
+PARTS = ("kills", "disk", "damage", "peers", "subscribers", "soak")
+
+
+def main():
+    """Run the parts that were asked for, print what each found, and write the report."""
+    options = _options()
+    options.results.mkdir(parents=True, exist_ok=True)
+    failed = []
+    for part in options.parts or PARTS:
+        folder = Path(tempfile.mkdtemp(prefix=f"faults-{part}-"))
+        began = time.monotonic()
+        print(f"== {part}", flush=True)
+        try:
+            text = getattr(sections, part)(folder, options)
+        except Exception:  # the next part is tried all the same
+            failed.append(part)
+            traceback.print_exc()
+            print(f"what it left is in {folder}", flush=True)
+            continue
+        shutil.rmtree(folder, ignore_errors=True)
+        text += f"\n{_about(options.seed)}, {(time.monotonic() - began) / 60:.1f} minutes.\n"
+        (options.results / f"{part}.md").write_text(text, encoding="utf-8")
+        print(text, flush=True)
+    if options.fuzz is not None:
+        text = sections.fuzz(json.loads(options.fuzz.read_text())) + f"\n{_about(options.seed)}.\n"
+        (options.results / "fuzz.md").write_text(text, encoding="utf-8")
+    if options.write is not None:
+        _write(options)
+    sys.exit(f"failed: {', '.join(failed)}" if failed else 0)
+
+
+def _about(seed):
+    return f"Seed {seed}, revision {machine()['revision']}, {time.strftime('%Y-%m-%d', time.gmtime())}"
+
+
+def _options():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", choices=[[], *PARTS], metavar="PART", help=f"of {', '.join(PARTS)}")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--flips", type=int, default=2000)
+    parser.add_argument("--cuts", type=int, default=500)
+    parser.add_argument("--peer-seconds", type=float, default=120.0)
+    parser.add_argument("--soak-minutes", type=float, default=120.0)
+    parser.add_argument("--fuzz", type=Path, metavar="FILE", help="figures of python -m tests.faults.fuzz --json FILE")
+    parser.add_argument(
+        "--results",
+        type=Path,
+        default=Path("build/faults"),
+        metavar="FOLDER",
+        help="where each part leaves its section",
+    )
+    parser.add_argument("--write", type=Path, metavar="FILE", help="write the report there, as Markdown")
+    return parser.parse_args()
+
+
+def _write(options):
+    """Put the sections together, of this run and, for parts not run now, of the last one that had them."""
+    about = machine()
+    head = (
+        "# Faults\n\n"
+        "What was done to the daemon, and what it did. Every figure is printed by `make faults` (`python -m tests.faults`) and\n"
+        "`make fuzz`, which also write this page. Short versions of all parts are tests (`tests/faults/`).\n\n"
+        f"{about['processor']}, {about['cores']} cores, Python {about['python']}. Other programs ran beside: times by the\n"
+        "clock say little, counts and ratios do.\n"
+    )
+    files = [options.results / f"{part}.md" for part in (*PARTS, "fuzz")]
+    texts = [path.read_text(encoding="utf-8") for path in files if path.exists()]
+    options.write.write_text("\n".join([head, *texts]).rstrip() + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

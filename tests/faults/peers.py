@@ -1,0 +1,229 @@
+"""Peers that stall, send garbage, too much, half a message or another version, on every socket of a running daemon."""
+
+import contextlib
+import random
+import socket
+import threading
+import time
+import urllib.parse
+from collections import Counter
+from dataclasses import dataclass, field
+
+import psutil
+import zmq
+
+from streamrecon.transport import feed_schema, schema
+from tests.e2e.daemon import wait_for
+from tests.faults.exactly_once import assert_exactly_once
+from tests.faults.microscope import PER_MICROGRAPH, PacedSession
+
+# A greeting of ZMTP 3.0 with the NULL mechanism: https://rfc.zeromq.org/spec/23/
+_GREETING = b"\xff" + bytes(8) + b"\x7f" + b"\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32)
+_MOST_MEMORY_BYTES = 256 * 2**20
+_ZMQ_SOCKETS = ("feed", "events", "volumes", "snapshots")
+
+
+@dataclass
+class PeersReport:
+    """What was thrown at the daemon and what it became of it."""
+
+    seconds: float = 0.0
+    attacks: Counter = field(default_factory=Counter)
+    dropped: float = 0.0
+    memory_growth_bytes: dict = field(default_factory=dict)
+    descriptors_before: dict = field(default_factory=dict)
+    descriptors_after: dict = field(default_factory=dict)
+    particles: int = 0
+
+
+def run_peers(folder, *, seconds=60.0, seed=1):
+    """Attack every socket of a session while it works; return a `PeersReport`.
+
+    Raises
+    ------
+    AssertionError
+        A process ended or grew, kept what its peers had opened, or a particle was lost or counted twice.
+    """
+    report = PeersReport()
+    session = PacedSession(folder, 24 * PER_MICROGRAPH, seed=seed)
+    with session.run() as daemon:
+        session.deliver(4)
+        wait_for(lambda: _seen(session, 4 * PER_MICROGRAPH), daemon)
+        before = {p.pid: p for p in (psutil.Process(daemon.pid), *psutil.Process(daemon.pid).children())}
+        names = {pid: _name(process) for pid, process in before.items()}
+        memory = {pid: p.memory_info().rss for pid, p in before.items()}
+        report.descriptors_before = {names[pid]: p.num_fds() for pid, p in before.items()}
+        began = time.monotonic()
+        _attack(session, report, seconds, random.Random(seed), daemon)
+        report.seconds = time.monotonic() - began
+        session.deliver_all()
+        wait_for(lambda: _seen(session, session.particles), daemon)
+        assert {p.pid for p in psutil.Process(daemon.pid).children()} | {daemon.pid} == before.keys(), (
+            "one had to restart"
+        )
+        for pid, process in before.items():
+            grown = process.memory_info().rss - memory[pid]
+            report.memory_growth_bytes[names[pid]] = grown
+            assert grown < _MOST_MEMORY_BYTES, f"{names[pid]} grew by {grown} bytes"
+            allowed = report.descriptors_before[names[pid]] + 8
+            wait_for(lambda process=process, allowed=allowed: process.num_fds() <= allowed, daemon, 30)
+            report.descriptors_after[names[pid]] = process.num_fds()
+        page = session.metrics()
+        report.dropped = sum(
+            float(line.rsplit(" ", 1)[1])
+            for line in page.splitlines()
+            if line.startswith("streamrecon_ingest_messages_dropped_total{")
+        )
+        assert report.dropped > 0
+        daemon.terminate()
+        assert daemon.wait(timeout=60) == 0, session.logged()[-3000:]
+    session.finish()  # the last acknowledgements, which a stop leaves to the next start
+    report.particles, _ = assert_exactly_once(session)
+    return report
+
+
+def _seen(session, at_least):
+    path = session.output / "poses.rows"
+    return path.exists() and path.read_bytes().count(b"\n") >= at_least
+
+
+def _name(process):
+    words = process.cmdline()
+    return next((verb for verb in ("ingest", "worker") if verb in words), "supervisor")
+
+
+def _attack(session, report, seconds, choose, daemon):
+    ports = {name: urllib.parse.urlsplit(getattr(session.ports, name)).port for name in _ZMQ_SOCKETS}
+    ports["monitor"] = int(session.ports.monitor.rsplit(":", 1)[1])
+    stop = threading.Event()
+    threads = [
+        threading.Thread(target=_raw, args=(name, port, random.Random(choose.random()), report.attacks, stop))
+        for name, port in ports.items()
+    ]
+    threads += [
+        threading.Thread(target=_zmq, args=(name, ports[name], random.Random(choose.random()), report.attacks, stop))
+        for name in _ZMQ_SOCKETS
+    ]
+    for thread in threads:
+        thread.start()
+    try:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            session.deliver(1)
+            assert daemon.poll() is None, session.logged()[-3000:]
+            time.sleep(min(2.0, seconds / 10))
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+
+def _raw(name, port, choose, attacks, stop):
+    """Talk to a socket without ZeroMQ, or HTTP, below it."""
+    with contextlib.ExitStack() as stalled:
+        while not stop.is_set():
+            kind = choose.choice(
+                ("stall", "garbage", "half greeting", "greeting, then garbage", "half frame", "hang up")
+            )
+            with contextlib.suppress(OSError):
+                sock = socket.create_connection(("127.0.0.1", port), timeout=2)
+                sock.settimeout(0.2)
+                if name == "monitor":
+                    sock.sendall(_http(kind, choose))
+                else:
+                    sock.sendall(_zmtp(kind, choose))
+                attacks[f"{name}: {kind}"] += 1
+                if kind == "stall" and choose.random() < 0.3:
+                    stalled.callback(sock.close)  # stays as it is until the end
+                else:
+                    with contextlib.suppress(OSError):
+                        sock.recv(4096)
+                    sock.close()
+            stop.wait(0.02)
+
+
+def _zmtp(kind, choose):
+    return {
+        "stall": b"",
+        "hang up": b"\xff",
+        "garbage": choose.randbytes(choose.choice((1, 64, 5000))),
+        "half greeting": _GREETING[: choose.randrange(1, 63)],
+        "greeting, then garbage": _GREETING + choose.randbytes(200),
+        # a ready command, then a message that says it has a terabyte
+        "half frame": _GREETING + b"\x04\x26\x05READY\x0bSocket-Type\0\0\0\x06DEALER" + b"\x02" + (2**40).to_bytes(8, "big") + b"x",
+    }[kind]  # fmt: skip
+
+
+def _http(kind, choose):
+    return {
+        "stall": b"",
+        "hang up": b"GET",
+        "garbage": choose.randbytes(5000),
+        "half greeting": b"GET /metrics HTTP/1.1\r\nHost: ",
+        "greeting, then garbage": b"POST /metrics HTTP/1.1\r\nContent-Length: 99999999999\r\n\r\n" + bytes(1000),
+        "half frame": b"GET /" + b"a" * 70_000 + b" HTTP/1.1\r\n" + b"x: y\r\n" * 200,
+    }[kind]
+
+
+def _zmq(name, port, choose, attacks, stop):
+    """Speak ZeroMQ, but say what nobody should."""
+    kinds = {
+        "feed": _feed_messages,
+        "snapshots": _snapshot_messages,
+        "events": _subscriptions,
+        "volumes": _subscriptions,
+    }
+    with zmq.Context() as context:
+        while not stop.is_set():
+            kind, message = choose.choice(kinds[name](choose))
+            way = zmq.DEALER if name in ("feed", "snapshots") else zmq.XSUB
+            with context.socket(way) as sock:
+                sock.set(zmq.LINGER, 0)
+                sock.set(zmq.SNDTIMEO, 500)
+                sock.connect(f"tcp://127.0.0.1:{port}")
+                with contextlib.suppress(zmq.ZMQError):
+                    if kind == "half message":
+                        sock.send(message[0], zmq.SNDMORE)
+                    else:
+                        sock.send_multipart(message)
+                attacks[f"{name}: {kind}"] += 1
+                stop.wait(0.05)
+
+
+def _feed_messages(choose):
+    s = feed_schema
+    hello = {"version": s.PROTOCOL_VERSION, "worker_id": "stranger", "hostname": "elsewhere", "credits": 0}
+    return [
+        ("garbage", [choose.randbytes(100)]),
+        ("garbage", [b"[" * 5000]),
+        ("oversized", [bytes(8 * 2**20)]),
+        ("oversized", [b"{}"] * 500),
+        ("old version", s.encode(s.Hello(**(hello | {"version": 0})))),
+        ("half message", [b"{"]),
+        ("overlapping ranges", [b'{"type":"hello","version":1,"worker_id":"x","hostname":"h","credits":1,"folded":['
+                                + b",".join([b"[1,9000000000000000000]"] * 1000) + b"]}"]),
+        ("credits for nothing", s.encode(s.Credit(10_000))),
+        ("acknowledges what it does not have", s.encode(s.Ack([1, 2, 3]))),
+        ("unknown session", s.encode(s.Hello(**hello, session="another"))),
+        ("integers beyond SQLite", [b'{"type":"ack","batch_ids":[18446744073709551615]}']),
+    ]  # fmt: skip
+
+
+def _snapshot_messages(choose):
+    return [
+        ("garbage", [choose.randbytes(100)]),
+        ("oversized", [bytes(2**20)]),
+        ("old version", [schema.SNAPSHOT_REQUEST, b'{"protocol_version":0}']),
+        ("half message", [schema.SNAPSHOT_REQUEST]),
+        ("asks and does not read", schema.encode_snapshot_request()),
+    ]
+
+
+def _subscriptions(choose):
+    return [
+        ("garbage", [choose.randbytes(100)]),
+        ("oversized", [b"\1" + bytes(70_000)]),
+        ("subscribes and does not read", [b"\1"]),
+        ("half message", [b"\1"]),
+        ("unsubscribes from nothing", [b"\0volume/"]),
+    ]

@@ -1,0 +1,161 @@
+"""Each part of the campaign as a section of the report."""
+# ruff: noqa: E501  # rows of Markdown tables do not break
+
+from tests.faults.damage import run_damage
+from tests.faults.disk import DISKS, run_full_disk
+from tests.faults.kills import run_kills
+from tests.faults.peers import run_peers
+from tests.faults.soak import run_soak
+from tests.faults.subscribers import run_subscribers
+
+
+def _say(text):
+    print(f"   {text}", flush=True)
+
+
+def kills(folder, options):
+    """kill -9 at random moments."""
+    r = run_kills(folder, options.kills, seed=options.seed, say=_say)
+    victims = ", ".join(f"{name} {n}" for name, n in sorted(r.kills.items()))
+    lowest = min(r.lowest_fsc.values())
+    same = all(r.bitwise.values())
+    return f"""## kill -9
+
+{sum(r.kills.values())} times one process, or all three at once, was killed at a random moment of one session of {r.particles}
+particles in {r.batches} batches: in start-up, while folding, while idle; {r.moments["while a checkpoint was being written"]} times while a checkpoint was being written.
+
+| | |
+| --- | --- |
+| killed | {victims} |
+| supervisor started again (by us, as systemd would) | {r.supervisor_restarts} |
+| the supervisor gave up and was started again | {r.gave_up} |
+| worker resumed from a checkpoint | {r.resumed} |
+| batches sent again after a Hello | {r.requeued} |
+| batches of which the acknowledgement had been lost, told by a Hello | {r.told_at_hello} |
+| particles written, folded, each exactly once | {r.particles}, {r.particles}, yes (ledger, checkpoint, raw pose table and map agree) |
+| the session folded again without a fault: map, half maps and poses bit for bit the same | {"yes" if same else "no"} |
+| lowest FSC of any shell of the three maps | {lowest:.7f} |
+"""
+
+
+def disk(folder, options):
+    """Full disks."""
+    rows = []
+    for which in DISKS:
+        r = run_full_disk(folder / which, which, seed=options.seed, full_seconds=10.0)
+        rows.append(
+            f"| {which} | {', '.join(f'`{word}`' for word in r.said)} | {r.full_seconds:.0f} s | {r.folded_before} | "
+            f"{r.particles} |"
+        )
+        _say(rows[-1])
+    return (
+        "## Disk full\n\n"
+        "The disk (48 MiB of tmpfs) of the ledger, of the worker (checkpoints, pose table, maps) or of both is filled to the "
+        "last byte\nin mid-session, while particles go on coming, and freed later. No process ends; the log names the file and "
+        "the remedy; all particles\nare folded exactly once in the end.\n\n"
+        "| disk of | said | full for | folded before | in the end |\n| --- | --- | --- | --- | --- |\n"
+        + "\n".join(rows)
+        + "\n"
+    )
+
+
+def damage(folder, options):
+    """Flipped bits and cut files."""
+    r = run_damage(folder, flips=options.flips, cuts=options.cuts, seed=options.seed)
+    return f"""## Saved state damaged
+
+| | |
+| --- | --- |
+| bits of a checkpoint flipped, one at a time | {r.flips}, of these {r.flips_of_manifest} in the manifest |
+| found, and the checkpoint refused | {r.flips} |
+| ledger cut at a random length or at a page | {r.cuts} |
+| found, refused with a remedy, and left as it was | {r.cuts} |
+| daemon on a cut ledger | ends with exit code 3, for good, `ledger_corrupt` |
+| with the ledger back, on an altered checkpoint | goes on from the one before; {r.particles} particles exactly once |
+"""
+
+
+def peers(folder, options):
+    """Hostile peers."""
+    r = run_peers(folder, seconds=options.peer_seconds, seed=options.seed)
+    kinds = {}
+    for name, n in r.attacks.items():
+        socket, kind = name.split(": ")
+        kinds.setdefault(kind, {})[socket] = n
+    rows = "\n".join(
+        f"| {kind} | {' | '.join(str(n.get(s, '-')) for s in ('feed', 'events', 'volumes', 'snapshots', 'monitor'))} |"
+        for kind, n in sorted(kinds.items())
+    )
+    grown = ", ".join(f"{name} {n / 2**20:.1f} MiB" for name, n in r.memory_growth_bytes.items())
+    fds = ", ".join(f"{n} {r.descriptors_before[n]} and {r.descriptors_after[n]}" for n in r.descriptors_before)
+    return f"""## Hostile peers
+
+{sum(r.attacks.values())} connections in {r.seconds:.0f} s to the sockets of a daemon at work; some below ZeroMQ (or HTTP), some within it.
+
+| kind | feed | events | volumes | snapshots | HTTP |
+| --- | --- | --- | --- | --- | --- |
+{rows}
+
+No process ended or was started again. Memory grew: {grown}. Descriptors before and after: {fds}.
+`streamrecon_ingest_messages_dropped_total` counted {r.dropped:.0f}. All {r.particles} particles were folded exactly once.
+"""
+
+
+def subscribers(folder, options):
+    """Fifty subscribers."""
+    r = run_subscribers(folder, seed=options.seed)
+    turns = ", ".join(f"{1000 * a[0]:.2f} / {1000 * w[0]:.2f}" for a, w in zip(r.alone, r.watched, strict=True))
+    return f"""## Fifty subscribers, half of them stalled
+
+{r.subscribers} subscribers to events and volumes, of which every second one never reads, by turns with none, within one run. Maps
+go out every 200 particles.
+
+| | |
+| --- | --- |
+| processor time of the worker, all threads, with by without (median of {len(r.alone)} turns) | {r.ratio(0):.3f} |
+| time by the clock a particle, with by without | {r.ratio(1):.3f} |
+| ms of processor a particle, without / with, turn by turn | {turns} |
+| messages read by the {r.subscribers // 2} that read | {r.read} |
+"""
+
+
+def soak(folder, options):
+    """A long stream."""
+    r = run_soak(folder, seconds=60 * options.soak_minutes, seed=options.seed, say=_say)
+    rows = []
+    for name, memory in r.memory_mib.items():
+        slope, error = r.slope_mib_an_hour(name)
+        rows.append(
+            f"| {name} | {memory[len(memory) // 5]:.0f} | {memory[-1]:.0f} | {slope:+.1f} ± {error:.1f} | "
+            f"{r.bytes_a_stack(name):+.0f} | {r.descriptors[name][len(memory) // 2]} | {r.descriptors[name][-1]} |"
+        )
+    lag = sorted(r.lag_seconds)
+    return (
+        "## Soak\n\n"
+        f"{r.seconds / 60:.0f} minutes of stream as fast as the worker folds it: {r.particles} particles in {r.stacks} stacks, "
+        f"{r.particles / r.seconds:.0f} a second.\nSlopes are of the last 60 %, with the standard error of the fit. Ingest "
+        "remembers every stack it has seen: what that costs is in the column for it.\n\n"
+        "| process | MiB after a fifth | MiB at the end | slope, MiB an hour | bytes a stack | descriptors half-way | "
+        "at the end |\n| --- | --- | --- | --- | --- | --- | --- |\n"
+        + "\n".join(rows)
+        + f"\n\nLag (age of the oldest particle not yet folded): median {lag[len(lag) // 2]:.1f} s, at most {lag[-1]:.1f} s. "
+        "No process was started again;\nevery particle is in the map.\n"
+    )
+
+
+def fuzz(reports):
+    """The readers and decoders, from the figures of a run of their own."""
+    rows = "\n".join(
+        f"| {r['target']} | {r['inputs']} | {r['seconds']:.0f} | {r['accepted']} | {sum(r['refused'].values())} | "
+        f"{1000 * r['slowest_seconds']:.0f} | {r['memory_growth_bytes'] / 2**20:.1f} |"
+        for r in reports
+    )
+    return f"""## Fuzzing
+
+Inputs that are nearly right, from `python -m tests.faults.fuzz`: bits, bytes, words, fields and pieces of valid files and messages changed
+at random. Each is accepted or refused with an error of ours; no other exception, no warning of NumPy's, at most 2 s and 512 MiB an input.
+
+| reader or decoder | inputs | s | accepted | refused | slowest, ms | memory, MiB more |
+| --- | --- | --- | --- | --- | --- | --- |
+{rows}
+"""

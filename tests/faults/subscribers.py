@@ -1,0 +1,96 @@
+"""Fifty subscribers, half of which never read: does the worker feel them? Answered by turns within one run."""
+
+import statistics
+import threading
+import time
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+
+import psutil
+import zmq
+
+from tests.e2e.daemon import started, wait_for
+from tests.faults.microscope import PacedSession
+
+
+@dataclass
+class SubscribersReport:
+    """By turns without and with subscribers: seconds a particle, of the processor and by the clock."""
+
+    subscribers: int
+    alone: list = field(default_factory=list)
+    watched: list = field(default_factory=list)
+    read: int = 0
+
+    def ratio(self, which):
+        """Return the median over the turns, with subscribers by without; ``which`` is 0 for processor, 1 for clock."""
+        return statistics.median(w[which] / a[which] for a, w in zip(self.alone, self.watched, strict=True))
+
+
+def run_subscribers(folder, *, subscribers=50, turns=4, turn_particles=1000, seed=1):
+    """Let a worker fold with and without subscribers by turns; return a `SubscribersReport`.
+
+    What is compared is the time of the processor that a particle costs the worker: on a machine that others use too,
+    time by the clock says little.
+    """
+    report = SubscribersReport(subscribers)
+    particles = (2 * turns + 1) * turn_particles
+    session = PacedSession(folder, particles, seed=seed)
+    session.deliver_all()
+    with ExitStack() as stack:
+        stack.enter_context(started("ingest", "-c", session.config, log=session.log))
+        worker = stack.enter_context(started("worker", "-c", session.config, log=session.log))
+        process = psutil.Process(worker.pid)
+        wait_for(lambda: _folded(session) >= turn_particles // 2, worker)
+        for _ in range(turns):
+            report.alone.append(_cost(session, process, worker, turn_particles))
+            with _subscribers(session, subscribers, report):
+                report.watched.append(_cost(session, process, worker, turn_particles))
+    assert report.read > 0
+    return report
+
+
+def _folded(session):
+    path = session.output / "poses.rows"
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def _cost(session, process, worker, particles):
+    """Return seconds a particle over the next so many particles, of the processor and by the clock."""
+    first, processor, clock = _folded(session), sum(process.cpu_times()[:2]), time.monotonic()
+    wait_for(lambda: _folded(session) >= first + particles, worker, 300)
+    n = _folded(session) - first
+    return (sum(process.cpu_times()[:2]) - processor) / n, (time.monotonic() - clock) / n
+
+
+@contextmanager
+def _subscribers(session, number, report):
+    """Connect so many; every second one reads all that comes, the others nothing at all."""
+    stop = threading.Event()
+    with zmq.Context() as context, ExitStack() as stack:
+        readers = zmq.Poller()
+        for index in range(number):
+            for endpoint in (session.ports.events, session.ports.volumes):
+                sock = stack.enter_context(context.socket(zmq.SUB))
+                sock.set(zmq.LINGER, 0)
+                if index % 2:
+                    sock.set(zmq.RCVHWM, 1)
+                    sock.set(zmq.RCVBUF, 4096)
+                else:
+                    readers.register(sock, zmq.POLLIN)
+                sock.subscribe(b"")
+                sock.connect(endpoint)
+
+        def read():
+            while not stop.is_set():
+                for sock, _ in readers.poll(100):
+                    sock.recv_multipart()
+                    report.read += 1
+
+        thread = threading.Thread(target=read)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
