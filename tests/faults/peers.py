@@ -19,6 +19,7 @@ from tests.faults.microscope import PER_MICROGRAPH, PacedSession
 
 # A greeting of ZMTP 3.0 with the NULL mechanism: https://rfc.zeromq.org/spec/23/
 _GREETING = b"\xff" + bytes(8) + b"\x7f" + b"\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32)
+_READY = b"\x04\x1c\x05READY\x0bSocket-Type\0\0\0\x06DEALER"
 _MOST_MEMORY_BYTES = 256 * 2**20
 _ZMQ_SOCKETS = ("feed", "events", "volumes", "snapshots")
 
@@ -150,7 +151,7 @@ def _zmtp(kind, choose):
         "half greeting": _GREETING[: choose.randrange(1, 63)],
         "greeting, then garbage": _GREETING + choose.randbytes(200),
         # a ready command, then a message that says it has a terabyte
-        "half frame": _GREETING + b"\x04\x26\x05READY\x0bSocket-Type\0\0\0\x06DEALER" + b"\x02" + (2**40).to_bytes(8, "big") + b"x",
+        "half frame": _GREETING + _READY + b"\x02" + (2**40).to_bytes(8, "big") + b"x",
     }[kind]  # fmt: skip
 
 
