@@ -68,7 +68,12 @@ def run_soak(folder, *, seconds, seed=1, say=lambda _: None):
     target = session.incoming / pool[0][0].relative_to(session.stage).parent
     target.mkdir(parents=True)
     with session.run() as daemon:
-        children = wait_for(lambda: len(psutil.Process(daemon.pid).children()) == 2 and _processes(daemon), daemon)
+        while report.stacks < _MOST_WAITING_MICROGRAPHS:
+            _link(pool[report.stacks % len(pool)], target, report.stacks)
+            report.stacks += 1
+        # start-up is over once the first batch is folded
+        wait_for(lambda: scrape(session.ports.monitor).get("streamrecon_worker_particles_seen"), daemon)
+        children = _processes(daemon)
         began = time.monotonic()
         next_sample = began
         while (now := time.monotonic()) < began + seconds:
