@@ -191,16 +191,17 @@ class Collector:
         return busy
 
     def _look(self, now: float, end: float) -> bool:
+        # Stacks first: the rows of a manifest stay in memory until its stacks are examined.
+        for stack in list(self._open.values()):
+            if self._wants_examination(stack, now):
+                self._examine(stack, now)
+                if time.monotonic() > end:
+                    return True
         for manifest in list(self._unread.values()):
             if manifest.reread_at is not None and now >= manifest.reread_at:
                 manifest.settle.recheck()
             if manifest.settle.wants_probe(now):
                 self._read(manifest, now)
-                if time.monotonic() > end:
-                    return True
-        for stack in list(self._open.values()):
-            if self._wants_examination(stack, now):
-                self._examine(stack, now)
                 if time.monotonic() > end:
                     return True
         return False

@@ -87,7 +87,7 @@ def look_at(path: Path) -> Sighting | None:
 def scan_tree(wanted: Wanted) -> Scan:
     """Walk the root, symbolic links to folders too, each folder once however many ways lead to it."""
     result = Scan()
-    if not wanted.root.is_dir():
+    if not _is_folder(wanted.root):
         result.root_present = False
         return result
     visited: set[tuple[int, int]] = set()
@@ -108,7 +108,7 @@ def scan_tree(wanted: Wanted) -> Scan:
             path = folder / entry.name
             if entry.name.startswith(".") or path in wanted.exclude:
                 continue
-            if entry.is_dir():
+            if _is_folder(entry):
                 (linked if entry.is_symlink() else folders).append(path)
             if wanted(path):
                 _note(result, path)
@@ -118,6 +118,14 @@ def scan_tree(wanted: Wanted) -> Scan:
 def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
     with os.scandir(folder) as entries:
         yield from entries
+
+
+def _is_folder(entry: os.DirEntry[str] | Path) -> bool:
+    """Return False, too, for what cannot be looked at: a link to itself, a stale handle, a server that is away."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def _note(result: Scan, path: Path) -> None:
