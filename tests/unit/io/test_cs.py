@@ -148,3 +148,47 @@ def test_what_is_written_comes_back(tmp_path: Path, data: np.ndarray) -> None:
     np.testing.assert_allclose(back.rotation, table.rotation, atol=1e-6)
     np.testing.assert_allclose(back.shift_angstrom, table.shift_angstrom, atol=1e-5)
     np.testing.assert_allclose(back.ctf_coefficients(), table.ctf_coefficients(), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("blob/psize_A", 0.0),
+        ("blob/psize_A", np.nan),
+        ("blob/shape", 0),
+        ("ctf/accel_kv", -300),
+        ("ctf/amp_contrast", 1.5),
+        ("ctf/df1_A", np.inf),
+        ("alignments3D/pose", np.nan),
+        ("alignments3D/shift", 1e30),
+    ],
+)
+def test_numbers_that_no_microscope_gives_are_refused(tmp_path, data, name, value):
+    data[name][2] = value
+    with pytest.raises(ManifestMismatch, match=name.split("/")[1].replace("amp_", "amplitude ").replace("_", ".")):
+        read_cs(save(tmp_path / "p.cs", data))
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("blob/shape", ("<u4", (3,))),
+        ("alignments3D/pose", ("<f4", (9,))),
+        ("blob/idx", ("<f4",)),
+        ("blob/path", ("<f4",)),
+    ],
+)
+def test_columns_of_another_kind_or_shape_are_refused(tmp_path, data, name, kind):
+    fields = [(f[0], *kind) if f[0] == name else f for f in FIELDS]
+    with pytest.raises(ManifestMismatch, match=f"expected a column {name} of kind"):
+        read_cs(save(tmp_path / "p.cs", np.ones(4, fields)))
+
+
+@pytest.mark.parametrize(
+    "header", [b"{'descr': (", b"(" * 3000, b"{'descr': [('a', '|O')], 'fortran_order': 1", b"\0" * 50]
+)
+def test_a_header_that_python_cannot_parse_is_refused(tmp_path, header):
+    path = tmp_path / "p.cs"
+    path.write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header)
+    with pytest.raises(ManifestMismatch, match="NumPy structured array"):
+        read_cs(path)

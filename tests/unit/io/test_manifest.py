@@ -144,3 +144,10 @@ def test_mixed_sampling_is_refused_with_both_names(tmp_path: Path) -> None:
     )
     with pytest.raises(ManifestMismatch, match="one pixel size"):
         check_consistent("2.star", both, "2.star", both)
+
+
+def test_a_name_longer_than_any_path_is_waited_for_like_any_other(tmp_path):
+    star = tmp_path / "p.star"
+    name = "x" * 5000 + ".mrcs"
+    star.write_text(f"data_\nloop_\n_rlnImageName #1\n_rlnImagePixelSize #2\n000001@{name} 1.5\n")
+    assert read_manifest(star, tmp_path).stack_names == (str(tmp_path / name),)

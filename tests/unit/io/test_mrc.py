@@ -229,3 +229,17 @@ def test_a_stack_in_the_making_is_too_short_when_the_count_comes_first(tmp_path:
         assert (probe.nz, probe.is_complete) == (7, False)
         writer.append(images[3:])
     check_complete(probe_stack(path))
+
+
+def test_a_header_that_claims_terabytes_costs_no_memory(tmp_path: Path) -> None:
+    """The claim is held against the file's length before anything is allocated."""
+    header = np.zeros(256, "<i4")
+    header[:4] = 32768, 32768, 50_000_000, 2
+    header[7:10] = 1
+    header[10:13] = np.ones(3, "<f4").view("<i4")
+    path = tmp_path / "huge.mrcs"
+    path.write_bytes(header.tobytes() + bytes(1000))
+    with pytest.raises(StackIncomplete, match="end of the file"):
+        read_sections(path, [49_999_999])
+    with pytest.raises(StackIncomplete, match="50000000 sections"):
+        read_volume(path)

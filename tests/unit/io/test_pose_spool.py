@@ -1,4 +1,6 @@
 import csv
+import errno
+import os
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -186,3 +188,52 @@ def test_a_row_is_updated_by_where_it_stands(tmp_path: Path) -> None:
     assert float(list(block.find_values("_rlnParticleFigureOfMerit"))[third]) == 0.125
     assert list(block.find_values("_rlnRandomSubset"))[third] == "2"
     assert float(list(block.find_values("_rlnLogLikeliContribution"))[third]) == 0.25
+
+
+class TestNoRoom:
+    """A disk that takes so many bytes more, and then none until it is mended."""
+
+    @pytest.fixture
+    def room(self, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+        room = [10**9]
+        real = os.write
+
+        def write(descriptor: int, data: bytes) -> int:
+            if room[0] == 0:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            written = real(descriptor, data[: room[0]])
+            room[0] -= written
+            return written
+
+        monkeypatch.setattr(os, "write", write)
+        return room
+
+    def test_rows_wait_and_come_in_order(self, tmp_path: Path, room: list[int]) -> None:
+        with PoseSpool(tmp_path / "whole") as spool:
+            for first in (0, 3, 6):
+                append(spool, first, 3, seed=first)
+        with PoseSpool(tmp_path / "poses") as spool:
+            append(spool, 0, 3, seed=0)
+            room[0] = 100  # in the middle of a row
+            append(spool, 3, 3, seed=3)
+            assert spool.n_bytes > spool.path.stat().st_size
+            append(spool, 6, 3, seed=6)
+            with pytest.raises(OSError, match="No space left"):
+                spool.sync()
+            with pytest.raises(OSError, match="No space left"):
+                spool.export(tmp_path / "out.star", GROUPS)
+            room[0] = 10**9
+            spool.sync()
+            assert spool.n_bytes == spool.path.stat().st_size
+        assert (tmp_path / "poses").read_bytes() == (tmp_path / "whole").read_bytes()
+
+    def test_what_waits_is_cut_back_too(self, tmp_path: Path, room: list[int]) -> None:
+        with PoseSpool(tmp_path / "poses") as spool:
+            append(spool, 0, 3)
+            length = spool.n_bytes
+            room[0] = 5
+            append(spool, 3, 3)
+            spool.truncate(length)
+            room[0] = 10**9
+            spool.sync()
+            assert spool.n_bytes == spool.path.stat().st_size == length

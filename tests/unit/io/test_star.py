@@ -291,3 +291,19 @@ def test_awkward_names_come_back(tmp_path: Path, table: ParticleTable) -> None:
     back = read_star(tmp_path / "o.star")
     assert back.stack_names == names
     assert back.micrograph_names == micrographs
+
+
+@pytest.mark.parametrize(
+    ("rows", "what"),
+    [
+        ("_rlnDefocusU #2\n_rlnDefocusU #3\n000001@s.mrcs 1 1\n", "duplicate"),
+        ("_rlnImagePixelSize #2\n000001@s.mrcs 1e-320\n", "above zero"),
+        ("_rlnImagePixelSize #2\n000001@s.mrcs 1e300\n", "finite numbers"),
+        ("_rlnImagePixelSize #2\n000001@s.mrcs 1e6\n", "pixel size"),
+    ],
+)
+def test_what_would_end_in_infinity_is_refused(tmp_path, rows, what):
+    path = tmp_path / "p.star"
+    path.write_text("data_\nloop_\n_rlnImageName #1\n" + rows)
+    with pytest.raises(ManifestMismatch, match=what):
+        read_star(path)

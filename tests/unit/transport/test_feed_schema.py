@@ -1,5 +1,6 @@
 import itertools
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -216,6 +217,8 @@ def test_header_beyond_the_limit_is_refused_unread(monkeypatch):
         b'{"type":"credit","n":1e9}',
         b'{"type":"drained"}',
         b'{"type":"ack","batch_ids":[1]',
+        b'{"type":"ack","batch_ids":[9223372036854775808]}',
+        b'{"type":"ack","batch_ids":[' + b",".join([b"1"] * 20_001) + b"]}",
     ],
 )
 def test_messages_out_of_bounds_are_refused(frame):
@@ -235,3 +238,18 @@ def test_ids_as_ranges_are_the_same_ids(ids):
     ranges = compress_ids(ids)
     assert {i for i in range(62) if in_ranges(i, ranges)} == ids
     assert all(b[0] - a[1] > 1 for a, b in itertools.pairwise(ranges))
+
+
+@pytest.mark.parametrize("folded", [[(3, 2)], [(1, 4), (4, 5)], [(5, 6), (1, 2)], [(1, 2**62), (1, 2**62)]])
+def test_ranges_that_do_not_ascend_are_refused(folded):
+    """Overlapping ones could make the ingester count to any number of batches."""
+    hello = Hello(version=1, worker_id="w", hostname="h", credits=1, folded=folded)
+    with pytest.raises(TransportError, match="ascending ranges"):
+        decode_worker_message(encode(hello))
+
+
+def test_a_number_that_float32_cannot_hold_is_refused():
+    table = table_to_wire(make_table())
+    wire = msgspec.structs.replace(table, defocus_u_angstrom=[1e39] * len(table))
+    with pytest.raises(TransportError, match="float32"):
+        table_from_wire(wire)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
 from streamrecon.config.model import Config
-from streamrecon.errors import CheckpointCorrupt, CheckpointIncompatible, StateError
+from streamrecon.errors import CheckpointCorrupt, CheckpointIncompatible, StateError, StateUnwritable
 from streamrecon.io import read_star, read_volume
 from streamrecon.monitor.metrics import WorkerMetrics
 from streamrecon.particles import half_of
@@ -142,13 +142,17 @@ def test_nothing_is_acknowledged_before_it_is_durable(tmp_path):
     assert ledger.acked == {1, 2, 3, 4}
 
 
-def crash_after_folds(n):
+def crash_after_folds(n, *, acknowledged=False):
+    """Crash before fold n + 1; with ``acknowledged`` only once the checkpoint under way is durable and said to be."""
+
     def sabotage(worker, session):
         fold = session.reconstruction.fold
         left = [n]
 
         def counted(*arguments):
             if left[0] == 0:
+                if acknowledged:
+                    worker._finish_checkpoint(None)
                 raise Crash
             left[0] -= 1
             return fold(*arguments)
@@ -285,7 +289,7 @@ def test_contrast_is_found_and_kept_over_a_restart(tmp_path, white):
     config = make_config(tmp_path, input={"contrast": "auto"}, checkpoint={"every_seconds": 0.0001})
     session = Session(tmp_path, ledger, config)
     with pytest.raises(Crash):
-        session.start(sabotage=crash_after_folds(4))
+        session.start(sabotage=crash_after_folds(4, acknowledged=True))
     assert ledger.acked
     session.start()
     centre = [half[BOX // 2, BOX // 2, BOX // 2] for half in final_sums(session)]
@@ -425,3 +429,30 @@ def test_a_pose_table_that_cannot_be_exported_is_told_and_the_session_goes_on(tm
     session.start()
     assert "export_failed" in [e[0] for e in session.publisher.events]
     assert len(read_star(tmp_path / "particles.star")) == 60
+
+
+def test_with_no_room_for_checkpoints_it_takes_only_so_many_batches(tmp_path, monkeypatch):
+    """What is folded but not durable stays bounded, and nothing is acknowledged, until there is room again."""
+    monkeypatch.setattr(loop, "_UNACKNOWLEDGED_LIMIT", 4)
+    monkeypatch.setattr(loop, "_RETRY_CHECKPOINT_SECONDS", 0.01)
+    ledger = Ledger(batches(10))
+    session = Session(tmp_path, ledger)
+    held = []
+
+    def full_disk(worker, session):
+        store = worker._checkpointer._store
+        save = store.save
+
+        def failing(*arguments):
+            held.append(len(worker._unacknowledged))
+            assert len(held) > 8 or not ledger.acked
+            if len(held) <= 8:
+                raise StateUnwritable("No space left on device")
+            return save(*arguments)
+
+        store.save = failing
+
+    assert session.start(sabotage=full_disk) == "drained"
+    assert ledger.acked == set(range(1, 11))
+    assert max(held) <= 4
+    assert session.metric("errors_total", kind="state_unwritable") == 8
