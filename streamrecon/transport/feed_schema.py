@@ -203,7 +203,7 @@ def _decode(decoder: msgspec.json.Decoder[_T], frames: Sequence[bytes], at_most:
         )
     try:
         return decoder.decode(frames[0])
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise TransportError(
             f"a message that is not of the feed protocol came ({error}); does something else talk to feed.endpoint?"
         ) from error

@@ -197,6 +197,7 @@ def _feed_messages(choose):
     return [
         ("garbage", [choose.randbytes(100)]),
         ("garbage", [b"[" * 5000]),
+        ("nested without end", [b'{"x":' + b"[" * 5000]),
         ("oversized", [bytes(8 * 2**20)]),
         ("oversized", [b"{}"] * 500),
         ("old version", s.encode(s.Hello(**(hello | {"version": 0})))),

@@ -218,6 +218,7 @@ def test_header_beyond_the_limit_is_refused_unread(monkeypatch):
         b'{"type":"drained"}',
         b'{"type":"ack","batch_ids":[1]',
         b'{"type":"ack","batch_ids":[9223372036854775808]}',
+        b'{"deep":' + b"[" * 5000,
         b'{"type":"ack","batch_ids":[' + b",".join([b"1"] * 20_001) + b"]}",
     ],
 )
