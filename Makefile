@@ -46,11 +46,10 @@ screenshots: $(STAMP)  ## docs/images/page/ anew, from the page's tests in a rea
 
 SOAK_MINUTES ?= 120
 faults: $(STAMP)  ## kill -9, full disks, damage, hostile peers, a soak (SOAK_MINUTES); writes docs/faults.md
-	$(BIN)/python -m tests.faults --soak-minutes $(SOAK_MINUTES) --write docs/faults.md
+	$(BIN)/python -m tests.faults --soak-minutes $(SOAK_MINUTES) --fuzz build/fuzz.json --write docs/faults.md
 
 FUZZ_SECONDS ?= 600
 fuzz: $(STAMP)  ## every reader and decoder: a million inputs each, or so many seconds
-	mkdir -p build
 	$(BIN)/python -m tests.faults.fuzz --seconds $(FUZZ_SECONDS) --json build/fuzz.json
 
 lock: $(STAMP)  ## write requirements.lock anew from what pyproject.toml allows

@@ -40,7 +40,7 @@ def main():
         text += f"\n{_about(options.seed)}, {(time.monotonic() - began) / 60:.1f} minutes.\n"
         (options.results / f"{part}.md").write_text(text, encoding="utf-8")
         print(text, flush=True)
-    if options.fuzz is not None:
+    if options.fuzz is not None and options.fuzz.exists():
         text = sections.fuzz(json.loads(options.fuzz.read_text())) + f"\n{_about(options.seed)}.\n"
         (options.results / "fuzz.md").write_text(text, encoding="utf-8")
     if options.write is not None:

@@ -13,7 +13,7 @@ import sys
 import time
 from collections import Counter
 from contextlib import closing, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import mrcfile
 import numpy as np
@@ -206,7 +206,7 @@ def uninterrupted(session, folder):
     """Fold the batches of a session once more, in their order, without a fault; return the new session."""
     again = Session(folder)
     text = session.config.read_text().replace('"incoming"', f'"{session.incoming}"')
-    for name in ("feed", "events", "volumes", "snapshots", "monitor"):
+    for name in (port.name for port in fields(again.ports)):
         text = text.replace(getattr(session.ports, name), getattr(again.ports, name))
     again.config.write_text(text)
     again.output.mkdir()

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import psutil
 import zmq
 
-from streamrecon.transport import feed_schema, schema
+from streamrecon.transport import control_schema, feed_schema, schema
 from tests.e2e.daemon import wait_for
 from tests.faults.exactly_once import assert_exactly_once
 from tests.faults.microscope import PER_MICROGRAPH, PacedSession
@@ -21,7 +21,8 @@ from tests.faults.microscope import PER_MICROGRAPH, PacedSession
 _GREETING = b"\xff" + bytes(8) + b"\x7f" + b"\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32)
 _READY = b"\x04\x1c\x05READY\x0bSocket-Type\0\0\0\x06DEALER"
 _MOST_MEMORY_BYTES = 256 * 2**20
-_ZMQ_SOCKETS = ("feed", "events", "volumes", "snapshots")
+_ZMQ_SOCKETS = ("feed", "events", "volumes", "snapshots", "control")
+SOCKETS = (*_ZMQ_SOCKETS, "monitor")
 
 
 @dataclass
@@ -171,13 +172,14 @@ def _zmq(name, port, choose, attacks, stop):
     kinds = {
         "feed": _feed_messages,
         "snapshots": _snapshot_messages,
+        "control": _control_messages,
         "events": _subscriptions,
         "volumes": _subscriptions,
     }
     with zmq.Context() as context:
         while not stop.is_set():
             kind, message = choose.choice(kinds[name](choose))
-            way = zmq.DEALER if name in ("feed", "snapshots") else zmq.XSUB
+            way = zmq.XSUB if name in ("events", "volumes") else zmq.DEALER
             with context.socket(way) as sock:
                 sock.set(zmq.LINGER, 0)
                 sock.set(zmq.SNDTIMEO, 500)
@@ -218,6 +220,20 @@ def _snapshot_messages(choose):
         ("old version", [schema.SNAPSHOT_REQUEST, b'{"protocol_version":0}']),
         ("half message", [schema.SNAPSHOT_REQUEST]),
         ("asks and does not read", schema.encode_snapshot_request()),
+    ]
+
+
+def _control_messages(choose):
+    s, token = control_schema, "0" * 32
+    stop = s.Command(version=s.PROTOCOL_VERSION, ticket=token, request=token, verb="stop")
+    return [
+        ("garbage", [choose.randbytes(100)]),
+        ("oversized", [bytes(2**20)]),
+        ("old version", s.encode(s.Knock(0))),
+        ("half message", [b"{"]),
+        ("nested without end", [b'{"version":' + b"[" * 5000]),
+        ("command without a ticket", s.encode(stop)),
+        ("knocks and does not read", s.encode(s.Knock(s.PROTOCOL_VERSION))),
     ]
 
 

@@ -44,9 +44,17 @@ def main():
             flush=True,
         )
     if options.json:
-        options.json.write_text(json.dumps([asdict(r) for r in reports], indent=2) + "\n", encoding="utf-8")
+        _keep(options.json, [asdict(r) for r in reports])
     if failed:
         raise SystemExit(f"found something in {', '.join(failed)}")
+
+
+def _keep(path, reports):
+    """Put the figures into a file, in place of older ones of the same target."""
+    kept = {r["target"]: r for r in json.loads(path.read_text())} if path.exists() else {}
+    kept |= {r["target"]: r for r in reports}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(list(kept.values()), indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from streamrecon.io.mrc import read_volume
 from streamrecon.io.mrc_write import write_stack, write_volume
 from streamrecon.optics.group import OpticsGroup
 from streamrecon.particles import ParticleTable
-from streamrecon.transport import feed_schema, schema
+from streamrecon.transport import control_schema, feed_schema, schema
 from streamrecon.transport.table_wire import table_from_wire, table_to_wire
 
 # between the frames of a message, in an input
@@ -234,6 +234,25 @@ def _requests():
     return [schema.encode_snapshot_request(["volume/"]), [schema.SNAPSHOT_REQUEST, text]]
 
 
+def _control_messages():
+    s, token = control_schema, "0123456789abcdef" * 2
+    version = s.PROTOCOL_VERSION
+    messages = (
+        s.Knock(version),
+        s.Command(version=version, ticket=token, request=token, verb="set", key="a.b", value=1.5),
+        s.Ticket(version, token, 5.0),
+        s.Answer(version=version, request=token, outcome="done", text="t", fields={"a": 1}),
+        s.Refusal(version, "ticket", "t"),
+    )
+    return [s.encode(m) for m in messages]
+
+
+def _decode_control(frames):
+    with suppress(TransportError):
+        control_schema.decode_reply(frames)
+    control_schema.decode_request(frames)
+
+
 TARGETS = {
     "mrc": lambda: FileTarget(".mrcs", _stacks, _read_stack),
     "star": lambda: FileTarget(".star", _stars, _check_table(read_star)),
@@ -241,5 +260,6 @@ TARGETS = {
     "manifest": lambda: FileTarget(".star", _stars, _inside),
     "feed, from workers": lambda: MessageTarget(_worker_messages(), feed_schema.decode_worker_message),
     "feed, from ingest": lambda: MessageTarget(_ingest_messages(), _decode_from_ingest),
+    "control": lambda: MessageTarget(_control_messages(), _decode_control),
     "publish": lambda: MessageTarget(_published() + _requests(), _decode_published),
 }
