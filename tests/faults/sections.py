@@ -92,8 +92,8 @@ def peers(folder, options):
 
 {sum(r.attacks.values())} connections in {r.seconds:.0f} s to the sockets of a daemon at work; some below ZeroMQ (or HTTP), some within it.
 
-| kind | feed | events | volumes | snapshots | HTTP |
-| --- | --- | --- | --- | --- | --- |
+| kind | feed | events | volumes | snapshots | control | HTTP |
+| --- | --- | --- | --- | --- | --- | --- |
 {rows}
 
 No process ended or was started again. Memory grew: {grown}. Descriptors before and after: {fds}.

@@ -7,7 +7,7 @@ import pytest
 from tests.faults.damage import run_damage
 from tests.faults.disk import run_full_disk, small_disk
 from tests.faults.kills import VICTIMS, run_kills
-from tests.faults.peers import run_peers
+from tests.faults.peers import SOCKETS, run_peers
 from tests.faults.soak import run_soak
 from tests.faults.subscribers import run_subscribers
 
@@ -43,7 +43,7 @@ def test_damaged_checkpoints_and_ledgers_are_found(tmp_path):
 
 def test_hostile_peers_on_every_socket(tmp_path):
     report = run_peers(tmp_path, seconds=5.0)
-    assert {name.split(":")[0] for name in report.attacks} == {"feed", "events", "volumes", "snapshots", "monitor"}
+    assert {name.split(":")[0] for name in report.attacks} == set(SOCKETS)
     assert report.dropped > 10
 
 
