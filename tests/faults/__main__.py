@@ -17,6 +17,7 @@ from pathlib import Path
 from benchmarks.common import machine
 from tests.faults import sections
 
+_REPORT = "report"
 PARTS = ("kills", "disk", "damage", "peers", "subscribers", "soak")
 
 
@@ -25,7 +26,7 @@ def main():
     options = _options()
     options.results.mkdir(parents=True, exist_ok=True)
     failed = []
-    for part in options.parts or PARTS:
+    for part in () if options.parts == [_REPORT] else options.parts or PARTS:
         folder = Path(tempfile.mkdtemp(prefix=f"faults-{part}-"))
         began = time.monotonic()
         print(f"== {part}", flush=True)
@@ -54,7 +55,13 @@ def _about(seed):
 
 def _options():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", choices=[[], *PARTS], metavar="PART", help=f"of {', '.join(PARTS)}")
+    parser.add_argument(
+        "parts",
+        nargs="*",
+        choices=[[], *PARTS, _REPORT],
+        metavar="PART",
+        help=f"of {', '.join(PARTS)}; or report, which only writes",
+    )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--flips", type=int, default=2000)

@@ -8,7 +8,6 @@ import json
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict
 from pathlib import Path
 
 from tests.faults.fuzz.run import Found, fuzz_by_name
@@ -44,7 +43,8 @@ def main():
             flush=True,
         )
     if options.json:
-        _keep(options.json, [asdict(r) for r in reports])
+        # not asdict(): it takes a Counter apart
+        _keep(options.json, [vars(r) | {"refused": dict(r.refused)} for r in reports])
     if failed:
         raise SystemExit(f"found something in {', '.join(failed)}")
 
