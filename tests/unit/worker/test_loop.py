@@ -433,6 +433,7 @@ def test_a_pose_table_that_cannot_be_exported_is_told_and_the_session_goes_on(tm
 
 def test_with_no_room_for_checkpoints_it_takes_only_so_many_batches(tmp_path, monkeypatch):
     """What is folded but not durable stays bounded, and nothing is acknowledged, until there is room again."""
+    monkeypatch.setattr(loop, "MAX_UNACKNOWLEDGED", 2)
     monkeypatch.setattr(loop, "_UNACKNOWLEDGED_LIMIT", 4)
     monkeypatch.setattr(loop, "_RETRY_CHECKPOINT_SECONDS", 0.01)
     ledger = Ledger(batches(10))
