@@ -168,7 +168,7 @@ def watched(tmp_path_factory):
         wait_for(seen(session, 600), daemon)
         wait_for(lambda: figure(session, "streamrecon_worker_checkpoints_total"), daemon)
         page = session.metrics()
-        only_maps = ("--topic", "volume/", "--count", 3)
+        only_maps = ("--topic", "volume/full/", "--topic", "volume/half_", "--count", 3)
         followed = streamrecon("subscribe", "-c", session.config, *only_maps, "--save", folder / "maps")
         daemon.send_signal(signal.SIGTERM)
         assert daemon.wait(timeout=60) == 0

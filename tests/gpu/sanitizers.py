@@ -19,7 +19,7 @@ def run_sanitized(kind: str, library: Path, *parts: str) -> subprocess.Completed
         "LD_PRELOAD": found.stdout.strip(),
         "PYTHONMALLOC": "malloc",  # so that small arrays, too, have red zones around them
         "ASAN_OPTIONS": "detect_leaks=0",  # Python keeps what it has until the end
-        "TSAN_OPTIONS": "exitcode=66 halt_on_error=1",
+        "TSAN_OPTIONS": "exitcode=66 halt_on_error=1 history_size=7",
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": str(ROOT),
     }

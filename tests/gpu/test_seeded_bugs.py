@@ -70,11 +70,19 @@ def test_a_missing_barrier_is_caught_by_the_comparison(library_folder):
     assert "shell_power" in differing(build(library_folder, edits=[MISSING_BARRIER]))
 
 
+TRIES = 5
+
+
 @pytest.mark.parametrize(
     ("edit", "part"), [(MISSING_BARRIER, "images"), (PLAIN_ADD, "poses"), (OUTPUT_BY_ALL, "search")]
 )
 def test_a_race_is_caught_by_the_thread_sanitizer(library_folder, edit, part):
-    done = run_sanitized("thread", build(library_folder, "thread", [edit]), part)
+    """It remembers a few accesses of each address only: on a busy machine a race can be forgotten before it is seen."""
+    library = build(library_folder, "thread", [edit])
+    for _ in range(TRIES):
+        done = run_sanitized("thread", library, part)
+        if done.returncode == 66:
+            break
     assert done.returncode == 66, done.stderr[-3000:]
     assert "data race" in done.stderr
 
