@@ -87,8 +87,8 @@ def test_a_session_on_every_panel_and_in_the_chat(tmp_path):
             chat.wait_for(lambda texts: any("worker ended unexpectedly with exit code -9" in t for t in texts))
             sent = 'streamrecon_supervisor_notices_total{channel="webhook",outcome="sent"}'
             wait_for(lambda: f"{sent} 1.0" in (session.metrics() or ""), daemon)
-            # somebody follows the new worker, so that its end is heard
-            wait_for(lambda: "streamrecon_worker_subscribers 1.0" in (session.metrics() or ""), daemon)
+            # page and notices follow the new worker, so that its end is heard
+            wait_for(lambda: "streamrecon_worker_subscribers 2.0" in (session.metrics() or ""), daemon)
             daemon.send_signal(signal.SIGINT)
             assert daemon.wait(timeout=90) == 0
         texts = chat.texts()
