@@ -186,11 +186,11 @@ def _report(output: Path, watched: _Watched, total: int, pixel_size: float, cons
     to_truth = fsc_between(truth, aligned.volume, voxel)
     between = fsc_between(halves[0], halves[1], voxel)
     seconds = time.monotonic() - watched.started
-    seen = watched.status.particles_seen if watched.status is not None else 0
+    seen, visits = (0, 0) if watched.status is None else (watched.status.particles_seen, watched.status.image_visits)
     sheet = output / "contact_sheet.png"
     draw_contact_sheet(
         sheet,
-        f"F1-ATPase, {seen} particles, one pass, random start",
+        f"F1-ATPase, random start, {seen} particles, {visits} image visits",
         {"truth": truth, "map": aligned.volume},
         {"map against truth": to_truth, "half-maps": between},
         watched.progress,
@@ -198,7 +198,7 @@ def _report(output: Path, watched: _Watched, total: int, pixel_size: float, cons
     hand = "the other hand (mirrored for the comparison)" if aligned.mirrored else "the true hand"
     target = _TARGET_PIXELS * pixel_size
     passed = to_truth.resolution_05_angstrom <= target and seen == total
-    console.print(f"{seen} of {total} particles folded in {seconds:.0f} s")
+    console.print(f"{seen} of {total} particles folded, {visits} image visits, in {seconds:.0f} s")
     console.print(
         f"hand: {hand}; correlation {aligned.correlation:.2f}, the opposite hand {aligned.other_hand_correlation:.2f}"
     )
