@@ -97,7 +97,7 @@ def cli_page() -> str:
         "[architecture](../architecture.md#exit-codes).",
     ]
     for name in root.list_commands(context):  # type: ignore[attr-defined]  # the root is a group
-        command = root.get_command(context, name)  # type: ignore[attr-defined]
+        command = root.get_command(context, name)  # type: ignore[attr-defined]  # the root is a group
         lines += _command(command, f"streamrecon {name}", 2)
     return "\n".join(lines) + "\n"
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import IO, Annotated
 
 import typer
 from rich.console import Console
@@ -158,10 +158,10 @@ def _take(watched: _Watched, status: StatusHeader) -> None:
 
 
 @contextmanager
-def _process(arguments: list[str], log: object, name: str, output: Path) -> Iterator[subprocess.Popen[bytes]]:
+def _process(arguments: list[str], log: IO[bytes], name: str, output: Path) -> Iterator[subprocess.Popen[bytes]]:
     """Run one of our verbs beside us; it is asked to stop, then made to, when we leave."""
     command = [sys.executable, "-m", "streamrecon", *arguments]
-    process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)  # type: ignore[call-overload]
+    process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
     try:
         yield process
     finally:

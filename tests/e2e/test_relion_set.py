@@ -116,7 +116,7 @@ def test_relion_makes_the_same_map_of_the_same_poses(relion_set, one_pass, relio
     assert upto.stop >= 15
     full = masked_fsc(given.volume, relions.volume).fsc[upto]
     assert full[:-1].min() > 0.9
-    assert full[-1] > 0.87  # 0.91 to 0.92 on three sets
+    assert full[-1] > 0.87  # where the halves themselves agree by a seventh only
     # at the last shells a half is mostly noise, which our prior weighs otherwise than RELION, that has none here
     for ours, same, other in (
         (given.half_a, relions.half_a, relions.half_b),
