@@ -6,7 +6,7 @@ from tests.e2e.faults import Scene, stage
 from tests.e2e.prometheus import faster, needs_prometheus, running, write_configuration, write_targets
 from tests.unit.deploy.test_prometheus import alert_names
 
-pytestmark = [pytest.mark.slow, needs_prometheus]
+pytestmark = [pytest.mark.slow, pytest.mark.alone, needs_prometheus]
 # an hour of the rules passes in 24 s
 FACTOR = 150
 SCRAPE_SECONDS = 0.4

@@ -38,6 +38,21 @@ def test_another_exception_is_found():
         fuzz("fragile", Fragile(breaks), seed=1, inputs=100_000, seconds=30.0)
 
 
+def test_what_was_found_leaves_no_clock_running(monkeypatch):
+    """The clock ends the process it runs in: left set, it would be this one, a minute later."""
+    calls = []
+    monkeypatch.setattr("faulthandler.dump_traceback_later", lambda *args, **kwargs: calls.append("set"))
+    monkeypatch.setattr("faulthandler.cancel_dump_traceback_later", lambda: calls.append("cancelled"))
+
+    def breaks():
+        raise KeyError("z")
+
+    with pytest.raises(Found):
+        fuzz("fragile", Fragile(breaks), seed=1, inputs=100_000, seconds=30.0)
+    assert "set" in calls
+    assert calls[-1] == "cancelled"
+
+
 def test_memory_beyond_the_bound_is_found():
     kept = []
     with pytest.raises(Found, match="bytes more"):

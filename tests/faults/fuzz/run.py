@@ -49,16 +49,19 @@ def fuzz(name, target, *, seed, inputs, seconds):
     report.refused.clear()
     before = _peak_bytes()
     began = time.monotonic()
-    while report.inputs < inputs and report.seconds < seconds:
-        if report.inputs % 1000 == 0:
-            # a hang inside a C library hears no signal of Python's
-            faulthandler.dump_traceback_later(_HANGS_SECONDS, exit=True)
-        _try(target, mutator.next(), report)
-        report.seconds = time.monotonic() - began
-        peak = _peak_bytes()
-        if peak - before > MOST_MEMORY_BYTES:
-            raise Found(f"{name}: {peak - before} bytes more after input {report.inputs} of seed {seed}")
-    faulthandler.cancel_dump_traceback_later()
+    try:
+        while report.inputs < inputs and report.seconds < seconds:
+            if report.inputs % 1000 == 0:
+                # a hang inside a C library hears no signal of Python's
+                faulthandler.dump_traceback_later(_HANGS_SECONDS, exit=True)
+            _try(target, mutator.next(), report)
+            report.seconds = time.monotonic() - began
+            peak = _peak_bytes()
+            if peak - before > MOST_MEMORY_BYTES:
+                raise Found(f"{name}: {peak - before} bytes more after input {report.inputs} of seed {seed}")
+    finally:
+        # left set it would end whatever this process does next, a minute later and without a word
+        faulthandler.cancel_dump_traceback_later()
     report.memory_growth_bytes = _peak_bytes() - before
     return report
 
