@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 import structlog
 
@@ -15,24 +14,18 @@ from streamrecon.errors import IngestError, NumericalError, StateError
 from streamrecon.monitor.metrics import WorkerMetrics
 from streamrecon.particles import ParticleBatch
 from streamrecon.reconstruct.results import EngineStatus
-from streamrecon.state.background import AsyncCheckpointer
 from streamrecon.state.checkpoint import CheckpointStore
 from streamrecon.transport.publisher import Publisher
 from streamrecon.worker.assessments import Assessments
 from streamrecon.worker.control import Control, Steering
+from streamrecon.worker.durability import Durability
+from streamrecon.worker.feed import Feed
 from streamrecon.worker.outputs import write_snapshot
 from streamrecon.worker.preprocess import decide_contrast, usable
 from streamrecon.worker.reconstruction import Reconstruction
 from streamrecon.worker.revisits import Revisits
 
 POLL_SECONDS = 0.2
-# while nothing is queued the ingester waits for acknowledgements: do not let it wait a whole interval
-PAUSED_CHECKPOINT_SECONDS = 2.0
-# bounds what a crash costs when a fast worker meets a long checkpoint interval
-MAX_UNACKNOWLEDGED = 500
-# with so many more than that no more are taken until a checkpoint has succeeded: on a full disk they would pile up
-_UNACKNOWLEDGED_LIMIT = 2 * MAX_UNACKNOWLEDGED
-_RETRY_CHECKPOINT_SECONDS = 2.0
 CONTRAST_IMAGES = 500
 CONTRAST_WAIT_SECONDS = 20.0
 SNAPSHOT_FOLDER = "snapshots"
@@ -41,34 +34,6 @@ STAR_NAME = "particles.star"
 _EXPORT_GROWTH = 1.25
 
 _log = structlog.get_logger(__name__)
-
-
-class Feed(Protocol):
-    """What the worker needs of `streamrecon.transport.feed_client.FeedClient`."""
-
-    @property
-    def session(self) -> str:
-        """Return the ledger's session, "" while unknown."""
-
-    @property
-    def paused(self) -> bool:
-        """Return True while nothing is queued."""
-
-    @property
-    def drained(self) -> bool:
-        """Return True once nothing more will come."""
-
-    def poll(self, timeout_seconds: float) -> tuple[int, ParticleBatch] | None:
-        """Return the next batch, None if none comes in time."""
-
-    def ack(self, batch_ids: Iterable[int]) -> None:
-        """Say that these batches are durable."""
-
-    def nack(self, batch_id: int, kind: str, reason: str) -> None:
-        """Give back a batch that cannot be used."""
-
-    def drain(self) -> None:
-        """Ask that nothing new be taken, and that the stream end once everything is folded."""
 
 
 class Worker:
@@ -109,19 +74,15 @@ class Worker:
         self._publisher = publisher
         self._metrics = metrics
         self._control = control or Control(config)
-        self._checkpointer = AsyncCheckpointer[list[int]](store, before=reconstruction.sync)
+        self._durability = Durability(feed, reconstruction, store, metrics, self._control, self._tell)
         self._assessments = Assessments(config, self._output_dir / SNAPSHOT_FOLDER, publisher, metrics, self._tell)
-        self._unacknowledged: list[int] = []
         self._undecided: list[tuple[int, ParticleBatch]] = []
         self._undecided_since = 0.0
         self._undecided_tried = 0
-        self._checkpoint_at = time.monotonic()
-        self._checkpoint_not_before = 0.0
         self._snapshot_at = float("-inf")
         self._snapshot_visits = 0
         self._exported = 0
         self._revisits = Revisits(config, reconstruction)
-        self._revisited = False
         self._stage = ""
         self._turn_at = time.monotonic()
 
@@ -143,7 +104,8 @@ class Worker:
             while not (stop.is_set() or self._feed.drained):
                 self._turn_at = time.monotonic()
                 engine = self._reconstruction.engine
-                self._control.turn(steering, None if engine is None else engine.status, len(self._unacknowledged))
+                waiting = len(self._durability.unacknowledged)
+                self._control.turn(steering, None if engine is None else engine.status, waiting)
                 idle = self._idle
                 item = self._next(stop, 0.0 if idle else POLL_SECONDS)
                 if item is not None:
@@ -151,18 +113,17 @@ class Worker:
                 elif idle:
                     self._revisit()
                 self._decide_contrast()
-                self._finish_checkpoint(0.0)
-                self._start_checkpoint_if_due()
+                self._durability.turn()
                 self._snapshot_if_due()
                 self._assessments.poll()
                 self._metrics.subscribers(self._publisher.subscribers)
-                self._metrics.unacknowledged(len(self._unacknowledged))
+                self._metrics.unacknowledged(len(self._durability.unacknowledged))
             reason: Literal["drained", "stopped"] = "drained" if self._feed.drained else "stopped"
             self._finish(reason)
             return reason
         finally:
             self._assessments.close()
-            self._checkpointer.close()
+            self._durability.close()
 
     @property
     def _idle(self) -> bool:
@@ -170,7 +131,7 @@ class Worker:
         return self._feed.paused and not (self._undecided or self._control.paused) and self._revisits.wanted
 
     def _next(self, stop: threading.Event, timeout_seconds: float) -> tuple[int, ParticleBatch] | None:
-        if not self._control.paused and len(self._unacknowledged) < _UNACKNOWLEDGED_LIMIT:
+        if not (self._control.paused or self._durability.full):
             return self._feed.poll(timeout_seconds)
         stop.wait(POLL_SECONDS)
         return None
@@ -178,7 +139,7 @@ class Worker:
     def _take(self, batch_id: int, batch: ParticleBatch) -> None:
         if batch_id in self._reconstruction.folded:
             self._metrics.batch_dropped()
-            if batch_id not in self._unacknowledged:
+            if batch_id not in self._durability.unacknowledged:
                 self._feed.ack([batch_id])
             return
         try:
@@ -221,7 +182,7 @@ class Worker:
         except (IngestError, NumericalError) as error:
             self._give_back(batch_id, error)
             return
-        self._unacknowledged.append(batch_id)
+        self._durability.folded(batch_id)
         engine = self._reconstruction.engine
         if engine is None:
             return
@@ -241,7 +202,7 @@ class Worker:
         engine = self._reconstruction.engine
         if result is None or engine is None:
             return
-        self._revisited = True
+        self._durability.revisited()
         self._metrics.batch_revisited(result)
         self._tell_status(engine.status)
 
@@ -266,53 +227,6 @@ class Worker:
         self._metrics.error(error)
         self._feed.nack(batch_id, error.kind, str(error))
         self._tell("batch_refused", str(error), batch=batch_id, error_kind=error.kind)
-
-    def _start_checkpoint_if_due(self) -> None:
-        if self._checkpointer.busy or time.monotonic() < self._checkpoint_not_before:
-            return
-        if not (self._unacknowledged or self._revisited):
-            self._control.nothing_to_save()
-            return
-        waited = time.monotonic() - self._checkpoint_at
-        due = (
-            self._control.checkpoint_asked
-            or waited >= self._control.config.checkpoint.every_seconds
-            or (self._unacknowledged and self._feed.paused and waited >= PAUSED_CHECKPOINT_SECONDS)
-            or len(self._unacknowledged) >= MAX_UNACKNOWLEDGED
-        )
-        if due:
-            self._start_checkpoint()
-
-    def _start_checkpoint(self) -> None:
-        self._checkpoint_at = time.monotonic()
-        self._revisited = False
-        state, extra = self._reconstruction.state(self._feed.session)
-        self._checkpointer.submit(state, extra, list(self._unacknowledged))
-        self._control.checkpoint_started()
-
-    def _finish_checkpoint(self, timeout_seconds: float | None, *, must: bool = False) -> None:
-        """Acknowledge what has become durable; one that failed is tried again later unless it must succeed."""
-        try:
-            done = self._checkpointer.poll(timeout_seconds)
-        except StateError as error:
-            self._metrics.error(error)
-            self._control.checkpoint_failed(error)
-            self._reconstruction.checkpointed(durable=False)
-            if must:
-                raise
-            self._checkpoint_not_before = time.monotonic() + _RETRY_CHECKPOINT_SECONDS
-            self._tell("checkpoint_failed", str(error))
-            return
-        if done is None:
-            return
-        self._reconstruction.checkpointed(durable=True)
-        saved, batch_ids = done
-        self._feed.ack(batch_ids)
-        durable = set(batch_ids)
-        self._unacknowledged = [i for i in self._unacknowledged if i not in durable]
-        self._metrics.checkpoint_durable(saved.bytes, saved.seconds)
-        self._control.checkpoint_durable(saved)
-        _log.debug("checkpoint durable", number=saved.number, bytes=saved.bytes, batches=len(batch_ids))
 
     def _snapshot_if_due(self) -> None:
         engine = self._reconstruction.engine
@@ -359,10 +273,7 @@ class Worker:
 
     def _finish(self, reason: str) -> None:
         """Leave nothing undone; what waits for a contrast is not acknowledged and comes again."""
-        self._finish_checkpoint(None)
-        if self._unacknowledged or self._revisited:
-            self._start_checkpoint()
-            self._finish_checkpoint(None, must=True)
+        self._durability.complete()
         self._snapshot()
         self._assessments.finish()
         if self._reconstruction.engine is not None:

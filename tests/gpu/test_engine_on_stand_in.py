@@ -75,7 +75,7 @@ def test_a_step_moves_what_it_must_and_no_more(truth, device, memory):
     first, *others = particles(truth, 450, size=150)
     engine.fold(first)
     # before the search settles, every step also solves for the map
-    engine._starts[0]._annealer.settled_at = 1
+    engine._starts[0]._progress.annealer.settled_at = 1
     engine.fold(others[0])  # takes the tables of a new band with it
     counts = []
     for batch in (others[1], others[1].select(np.arange(40))):

@@ -151,7 +151,7 @@ def test_the_sums_hold_each_particle_once(run):
     bands = kept.contribution.bands()
     assert len(np.unique(bands)) > 1
     rebuilt = HalfMaps(backend, start._geometry, int(bands.max()))
-    factor = np.exp(kept.contribution.level - start._halves.level)
+    factor = np.exp(kept.contribution.level - start._map.halves.level)
     for k_max in np.unique(bands).tolist():
         rows = np.flatnonzero(bands == k_max)
         part, points = kept.take(rows), half_plane_points(k_max)
@@ -161,7 +161,7 @@ def test_the_sums_hold_each_particle_once(run):
         weighed = backend.weigh(real, imaginary, ctf, points.shell, part.contribution.inverse_noise)
         n_a = int(np.count_nonzero(part.half == 0))
         rebuilt.insert(n_a, part.contribution.samples(factor[rows]), weighed, points, 1e-30)
-    for held, fresh in zip(start._halves._accumulators, rebuilt._accumulators, strict=True):
+    for held, fresh in zip(start._map.halves._accumulators, rebuilt._accumulators, strict=True):
         edge = held.radius - fresh.radius
         grid = held.grid / held.gain
         middle = slice(edge, grid.shape[0] - edge)

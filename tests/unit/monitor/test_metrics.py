@@ -212,8 +212,8 @@ def test_every_stage_and_kind_of_fsc_that_the_engine_reports_has_a_series(regist
     """Driven through all its stages, the engine says nothing that would be counted as "other"."""
     engine = Engine(EngineSettings(starts=1), 32, 6.4, CpuBackend(1))
     said = [engine.status]
-    stages: Stages = engine._starts[0]._stages
-    engine._starts[0]._done.particles_seen = 1
+    stages: Stages = engine._starts[0]._progress.stages
+    engine._starts[0]._progress.done.particles_seen = 1
     said.append(engine.status)
     stages.settle(0.5)
     said.append(engine.status)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from fakes import FakePublisher, Ledger, SumEngine, make_batch
 from prometheus_client import CollectorRegistry
-from test_loop import Session, make_config
+from sessions import Session, make_config
 
 from streamrecon.config.model import AssessConfig, Config
 from streamrecon.errors import NumericalError

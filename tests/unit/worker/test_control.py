@@ -8,14 +8,14 @@ import time
 import pytest
 from fakes import Ledger
 from prometheus_client import CollectorRegistry
-from test_loop import Session, batches, make_config
+from sessions import Session, batches, make_config
 
 from streamrecon.errors import StateError
 from streamrecon.monitor.control_metrics import ControlMetrics
 from streamrecon.state.checkpoint import CheckpointStore
 from streamrecon.transport.control_schema import PROTOCOL_VERSION, VERBS, Command
 from streamrecon.transport.control_server import Order
-from streamrecon.worker import loop
+from streamrecon.worker import durability, loop
 from streamrecon.worker.control import Control
 
 TOKEN = "0" * 32
@@ -28,7 +28,7 @@ RARELY = {
 @pytest.fixture(autouse=True)
 def only_when_asked(monkeypatch):
     """No checkpoint comes by itself, but at the end."""
-    monkeypatch.setattr(loop, "PAUSED_CHECKPOINT_SECONDS", 1e6)
+    monkeypatch.setattr(durability, "PAUSED_CHECKPOINT_SECONDS", 1e6)
     monkeypatch.setattr(loop, "POLL_SECONDS", 0.005)
 
 

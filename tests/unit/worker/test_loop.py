@@ -2,77 +2,23 @@
 
 import csv
 import json
-import threading
 
 import mrcfile
 import numpy as np
 import pytest
-from fakes import BOX, PIXEL, FakePublisher, Ledger, SumEngine, make_batch
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-from prometheus_client import CollectorRegistry
+from fakes import BOX, PIXEL, Ledger, make_batch
+from sessions import Crash, Session, batches, crash_after_folds, final_sums, make_config
 
-from streamrecon.config.model import Config
-from streamrecon.errors import CheckpointCorrupt, CheckpointIncompatible, StateError, StateUnwritable
-from streamrecon.io import read_star, read_volume
-from streamrecon.monitor.metrics import WorkerMetrics
+from streamrecon.io import read_star
 from streamrecon.particles import half_of
-from streamrecon.state.checkpoint import CheckpointStore
 from streamrecon.transport import drafts
-from streamrecon.worker import loop
-from streamrecon.worker.loop import Worker
-from streamrecon.worker.main import SPOOL_NAME, exclusive
+from streamrecon.worker import durability, loop
 from streamrecon.worker.reconstruction import Reconstruction
-
-
-class Crash(Exception):
-    """Stands for SIGKILL: nothing is put in order afterwards."""
 
 
 @pytest.fixture(autouse=True)
 def eager(monkeypatch):
-    monkeypatch.setattr(loop, "PAUSED_CHECKPOINT_SECONDS", 0.0)
-
-
-def make_config(folder, **tables):
-    base = {"session": {"output_dir": folder}, "input": {"contrast": "protein_white"}, "assess": {"enabled": False}}
-    return Config.model_validate(base | tables)
-
-
-class Session:
-    """One start of the worker after another on the same folder and ledger."""
-
-    def __init__(self, folder, ledger, config=None, engine=SumEngine, control=None):
-        self.folder, self.ledger, self.engine, self.control = folder, ledger, engine, control
-        self.config = config or make_config(folder)
-        self.registry = CollectorRegistry()
-        self.metrics = WorkerMetrics(self.registry)
-        self.publisher = FakePublisher()
-
-    def start(self, stop=None, sabotage=None):
-        store = CheckpointStore(self.folder / "checkpoints")
-        self.reconstruction = Reconstruction(self.config, self.engine, self.folder / SPOOL_NAME, store.load_latest())
-        try:
-            self.feed = self.ledger.connect(self.reconstruction.folded, self.reconstruction.feed_session)
-            worker = Worker(
-                self.config, self.feed, self.reconstruction, store, self.publisher, self.metrics, self.control
-            )
-            if sabotage is not None:
-                sabotage(worker, self)
-            return worker.run(stop or threading.Event())
-        finally:
-            self.reconstruction.close()
-
-    def metric(self, name, **labels):
-        return self.registry.get_sample_value(f"streamrecon_worker_{name}", labels)
-
-
-def batches(n=6, **options):
-    return {i: make_batch(i, **options) for i in range(1, n + 1)}
-
-
-def final_sums(session):
-    return [read_volume(session.folder / "snapshots" / f"half_{h}.mrc")[0] for h in "ab"]
+    monkeypatch.setattr(durability, "PAUSED_CHECKPOINT_SECONDS", 0.0)
 
 
 def test_the_poses_of_every_batch_are_published_in_the_order_of_the_pose_table(tmp_path):
@@ -113,140 +59,6 @@ def test_a_stream_is_folded_and_leaves_its_files(tmp_path):
     assert session.metric("particles_folded_total") == 120
     assert session.publisher.statuses[-1].particles_seen == 120
     assert session.publisher.events[-1][0] == "drained"
-
-
-def test_nothing_is_acknowledged_before_it_is_durable(tmp_path):
-    ledger = Ledger(batches(4))
-    session = Session(tmp_path, ledger)
-
-    def check():
-        durable = CheckpointStore(tmp_path / "checkpoints").load_latest()
-        held = {i for first, last in durable.extra["folded"] for i in range(first, last + 1)}
-        assert ledger.acked <= held
-        checks.append(held)
-
-    checks = []
-
-    def sabotage(worker, session):
-        ack = session.feed.ack
-
-        def checked(ids):
-            ids = list(ids)
-            ack(ids)
-            check()
-
-        session.feed.ack = checked
-
-    session.start(sabotage=sabotage)
-    assert checks
-    assert ledger.acked == {1, 2, 3, 4}
-
-
-def crash_after_folds(n, *, acknowledged=False):
-    """Crash before fold n + 1; with ``acknowledged`` only once the checkpoint under way is durable and said to be."""
-
-    def sabotage(worker, session):
-        fold = session.reconstruction.fold
-        left = [n]
-
-        def counted(*arguments):
-            if left[0] == 0:
-                if acknowledged:
-                    worker._finish_checkpoint(None)
-                raise Crash
-            left[0] -= 1
-            return fold(*arguments)
-
-        session.reconstruction.fold = counted
-
-    return sabotage
-
-
-def crash_at_ack(worker, session):
-    def crash():
-        raise Crash
-
-    session.feed.on_ack = crash
-
-
-def crash_while_saving(worker, session):
-    def crash(*arguments):
-        raise Crash
-
-    worker._checkpointer._store.save = crash
-
-
-crashes = st.integers(0, 7).map(crash_after_folds) | st.sampled_from([crash_at_ack, crash_while_saving])
-
-
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(plan=st.lists(crashes, max_size=4), every=st.sampled_from([0.0001, 1000.0]))
-def test_whatever_crashes_each_particle_counts_once_and_the_map_is_the_same(tmp_path_factory, plan, every):
-    folder = tmp_path_factory.mktemp("session")
-    reference = Session(folder / "reference", Ledger(batches(8)))
-    reference.start()
-    out = folder / "crashing"
-    session = Session(out, Ledger(batches(8)), make_config(out, checkpoint={"every_seconds": every}))
-    for sabotage in plan:
-        try:
-            session.start(sabotage=sabotage)
-        except Crash:
-            continue
-        break
-    assert session.start() == "drained"
-    for found, expected in zip(final_sums(session), final_sums(reference), strict=True):
-        np.testing.assert_array_equal(found, expected)
-    found, expected = (read_star(s.folder / "particles.star") for s in (session, reference))
-    assert found.identities() == expected.identities()
-    assert session.ledger.acked == set(range(1, 9))
-
-
-def test_a_stop_makes_everything_durable_and_the_next_start_goes_on(tmp_path):
-    ledger = Ledger(batches(6))
-    stop = threading.Event()
-
-    def stop_after_three(worker, session):
-        fold = session.reconstruction.fold
-        count = [0]
-
-        def counted(*arguments):
-            count[0] += 1
-            if count[0] == 3:
-                stop.set()
-            return fold(*arguments)
-
-        session.reconstruction.fold = counted
-
-    session = Session(tmp_path, ledger, make_config(tmp_path, checkpoint={"every_seconds": 1000.0}))
-    assert session.start(stop, stop_after_three) == "stopped"
-    assert ledger.acked == {1, 2, 3}
-    assert len(read_star(tmp_path / "particles.star")) == 60
-    again = Session(tmp_path, ledger)
-    assert again.start() == "drained"
-    assert again.metric("particles_folded_total") == 60
-    assert json.loads((tmp_path / "snapshots" / "status.json").read_text())["particles_seen"] == 120
-
-
-def test_a_batch_delivered_twice_is_dropped(tmp_path):
-    session = Session(tmp_path, Ledger(batches(3)))
-
-    def twice(worker, session):
-        poll = session.feed.poll
-        last = []
-
-        def doubled(timeout):
-            if last:
-                return last.pop()
-            item = poll(timeout)
-            if item is not None:
-                last.append(item)
-            return item
-
-        session.feed.poll = doubled
-
-    session.start(sabotage=twice)
-    assert session.metric("batches_dropped_total") == 3
-    assert session.metric("particles_folded_total") == 60
 
 
 def test_what_cannot_be_used_is_given_back_with_a_reason_and_the_rest_goes_on(tmp_path):
@@ -322,52 +134,6 @@ def test_unclear_contrast_waits_for_more_images_and_is_then_taken_as_white(tmp_p
     assert session.reconstruction.contrast == "protein_white"
 
 
-def test_another_configuration_is_refused_key_by_key(tmp_path):
-    ledger = Ledger(batches(2))
-    Session(tmp_path, ledger).start()
-    changed = make_config(tmp_path, engine={"samples": 7}, session={"output_dir": tmp_path, "seed": 5})
-    with pytest.raises(CheckpointIncompatible) as caught:
-        Session(tmp_path, ledger, changed).start()
-    assert "engine.samples: the checkpoint has 64, the configuration 7" in str(caught.value)
-    assert "session.seed: the checkpoint has 0, the configuration 5" in str(caught.value)
-
-
-def test_more_threads_or_another_snapshot_rate_is_no_other_reconstruction(tmp_path):
-    ledger = Ledger(batches(2))
-    Session(tmp_path, ledger).start()
-    Session(tmp_path, ledger, make_config(tmp_path, engine={"threads": 3}, snapshot={"every_images": 3})).start()
-
-
-def test_a_pose_table_that_lost_rows_is_found(tmp_path):
-    ledger = Ledger(batches(2))
-    Session(tmp_path, ledger).start()
-    spool = tmp_path / SPOOL_NAME
-    spool.write_bytes(spool.read_bytes()[:-10])
-    with pytest.raises(CheckpointCorrupt, match="recorded"):
-        Session(tmp_path, ledger).start()
-
-
-def test_a_failed_checkpoint_is_tried_again_and_nothing_is_acknowledged_meanwhile(tmp_path):
-    ledger = Ledger(batches(3))
-    session = Session(tmp_path, ledger)
-
-    def full_disk_once(worker, session):
-        store = worker._checkpointer._store
-        save = store.save
-
-        def failing(*arguments):
-            store.save = save
-            assert not ledger.acked
-            raise StateError("No space left on device")
-
-        store.save = failing
-
-    assert session.start(sabotage=full_disk_once) == "drained"
-    assert session.metric("errors_total", kind="state_error") == 1
-    assert ledger.acked == {1, 2, 3}
-    assert "checkpoint_failed" in [e[0] for e in session.publisher.events]
-
-
 def test_snapshots_come_by_images(tmp_path):
     config = make_config(tmp_path, snapshot={"every_images": 40, "every_seconds": 1000})
     session = Session(tmp_path, Ledger(batches(6)), config)
@@ -385,17 +151,6 @@ def test_optics_groups_are_counted_over_batches(tmp_path):
     table = read_star(tmp_path / "particles.star")
     names = [table.optics_groups[g].name for g in table.optics_group_index]
     assert names == ["x"] * 20 + ["y"] * 20 + ["x"] * 20
-
-
-def test_a_second_worker_on_the_same_folder_is_refused(tmp_path):
-    with (
-        exclusive(tmp_path / "out"),
-        pytest.raises(StateError, match="another worker is using"),
-        exclusive(tmp_path / "out"),
-    ):
-        pass
-    with exclusive(tmp_path / "out"):
-        pass
 
 
 def test_the_pose_table_can_be_read_while_the_session_runs(tmp_path, monkeypatch):
@@ -429,31 +184,3 @@ def test_a_pose_table_that_cannot_be_exported_is_told_and_the_session_goes_on(tm
     session.start()
     assert "export_failed" in [e[0] for e in session.publisher.events]
     assert len(read_star(tmp_path / "particles.star")) == 60
-
-
-def test_with_no_room_for_checkpoints_it_takes_only_so_many_batches(tmp_path, monkeypatch):
-    """What is folded but not durable stays bounded, and nothing is acknowledged, until there is room again."""
-    monkeypatch.setattr(loop, "MAX_UNACKNOWLEDGED", 2)
-    monkeypatch.setattr(loop, "_UNACKNOWLEDGED_LIMIT", 4)
-    monkeypatch.setattr(loop, "_RETRY_CHECKPOINT_SECONDS", 0.01)
-    ledger = Ledger(batches(10))
-    session = Session(tmp_path, ledger)
-    held = []
-
-    def full_disk(worker, session):
-        store = worker._checkpointer._store
-        save = store.save
-
-        def failing(*arguments):
-            held.append(len(worker._unacknowledged))
-            assert len(held) > 8 or not ledger.acked
-            if len(held) <= 8:
-                raise StateUnwritable("No space left on device")
-            return save(*arguments)
-
-        store.save = failing
-
-    assert session.start(sabotage=full_disk) == "drained"
-    assert ledger.acked == set(range(1, 11))
-    assert max(held) <= 4
-    assert session.metric("errors_total", kind="state_unwritable") == 8

@@ -19,7 +19,7 @@ from streamrecon.monitor.metrics import WorkerMetrics
 from streamrecon.reconstruct.kept import Contribution, KeptLayout, KeptParticles
 from streamrecon.reconstruct.results import BatchResult, EngineState
 from streamrecon.state.checkpoint import CheckpointStore
-from streamrecon.worker import loop
+from streamrecon.worker import durability, loop
 from streamrecon.worker.loop import Worker
 from streamrecon.worker.main import SPOOL_NAME
 from streamrecon.worker.reconstruction import Reconstruction
@@ -91,7 +91,7 @@ class VisitEngine(SumEngine):
 
 @pytest.fixture(autouse=True)
 def eager(monkeypatch):
-    monkeypatch.setattr(loop, "PAUSED_CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(durability, "PAUSED_CHECKPOINT_SECONDS", 0.0)
     monkeypatch.setattr(loop, "POLL_SECONDS", 0.0)
 
 

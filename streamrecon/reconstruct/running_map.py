@@ -1,0 +1,157 @@
+"""The map in use: solved from the sums now and then, its band following the half-set FSC, and what poses are found on.
+
+Also where the hand-over to refinement happens: the measured map decides it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from streamrecon.compute.backend import Array, Backend
+from streamrecon.errors import NumericalError
+from streamrecon.fourier.points import half_plane_points
+from streamrecon.fourier.shells import first_shell_below
+from streamrecon.inference.observation import ImageGeometry
+from streamrecon.reconstruct.band import GROWTH_THRESHOLD, choose_band
+from streamrecon.reconstruct.extent import join_shells
+from streamrecon.reconstruct.half_maps import HalfMaps
+from streamrecon.reconstruct.mapping import PriorChoice, SolvedMap
+from streamrecon.reconstruct.posing import PoseEstimator
+from streamrecon.reconstruct.progress import Progress
+from streamrecon.reconstruct.settings import EngineSettings
+
+_HAND_OVER_FSC = 0.8  # shells of the common map that start the halves: those that noise did not shape
+
+
+class RunningMap:
+    """The half-set sums, the map they give, and the band it is used to.
+
+    Parameters
+    ----------
+    settings : EngineSettings
+    geometry : ImageGeometry
+    k_limit : int
+        Last shell it may ever use.
+    backend : Backend
+    poses : PoseEstimator
+        Is given each new map.
+    progress : Progress
+        Decides what is due; told what was done.
+
+    Attributes
+    ----------
+    halves : HalfMaps
+    points : HalfPlanePoints
+        Of the band in use.
+    """
+
+    def __init__(
+        self,
+        settings: EngineSettings,
+        geometry: ImageGeometry,
+        k_limit: int,
+        backend: Backend,
+        poses: PoseEstimator,
+        progress: Progress,
+    ) -> None:
+        self._settings = settings
+        self._geometry = geometry
+        self._k_limit = k_limit
+        self._backend = backend
+        self._poses = poses
+        self._progress = progress
+        self.points = half_plane_points(min(settings.start_shells, k_limit))
+        prior = PriorChoice(settings.prior, settings.non_negative, settings.solvent_flattening)
+        self.halves = HalfMaps(backend, geometry, self.points.k_max, prior)
+        self._volumes: tuple[Array, Array] | None = None
+
+    @property
+    def sure_shells(self) -> int:
+        """Shells up to which the halves agree well."""
+        return first_shell_below(self.halves.fsc, GROWTH_THRESHOLD)
+
+    def update(self) -> None:
+        """Solve for the map, move its band, hand over if it is at rest, and pose what comes against the new map."""
+        stages, done = self._progress.stages, self._progress.done
+        done.last_update = done.image_visits
+        if self._progress.collecting:
+            if not self._progress.collected:
+                return
+            stages.split = True
+        self.halves.solve(self.points.k_max)
+        missing = self._choose_band()
+        if stages.note_band(missing):
+            self._hand_over()
+            return
+        volumes = (self.halves.common_reference(),) * 2
+        if stages.split:
+            volumes = self.halves.half_references(
+                join_shells(self._geometry.box_size, self._geometry.pixel_size_angstrom)
+            )
+        self._take_up(volumes)
+
+    def empty(self) -> None:
+        """Forget everything that was gathered."""
+        self.halves.forget(0.0)
+        self._progress.sums_emptied()
+
+    def _hand_over(self) -> None:
+        """Begin refinement: halves posed against the common map's surest shells until they have maps of their own."""
+        self._progress.stages.hand_over(self._progress.done.particles_seen, self.points.k_max)
+        shells = first_shell_below(self.halves.fsc, _HAND_OVER_FSC) - 1
+        volume = self.halves.low_passed(max(shells, self._settings.start_shells))
+        self._take_up((volume, volume))
+        self.empty()
+
+    def _take_up(self, volumes: tuple[Array, Array]) -> None:
+        """Make these the maps that the images of half a and half b are posed against."""
+        # the search reads all its rings, also those the map does not reach yet: they must be there, as zeros
+        reach = max(self.points.k_max, self._poses.search_rings)
+        self._volumes = volumes
+        self._poses.set_maps(self.halves.cubes(volumes, reach), self.points.k_max)
+
+    def _choose_band(self) -> int:
+        """Let k_max follow the half-set FSC, one shell at a time and not too often while poses still change.
+
+        Returns how many shells it would have liked to grow.
+        """
+        k_max, done = self.points.k_max, self._progress.done
+        since = done.image_visits - done.last_growth
+        stages = self._progress.stages
+        chosen, wanted = choose_band(self._settings, stages, self.halves.fsc, k_max, self._k_limit, since)
+        if chosen != k_max:
+            self.points = half_plane_points(chosen)
+            done.last_growth = done.image_visits
+        return wanted - k_max
+
+    def look(self) -> SolvedMap:
+        """Return the map of all images so far; the one in use stays as it is: looking changes nothing.
+
+        Raises
+        ------
+        NumericalError
+            Nothing was folded yet.
+        """
+        latest, done = self.halves.latest, self._progress.done
+        if latest is None:
+            raise NumericalError("no map yet: fold at least one batch first")
+        # until the halves part, what is in the sums is not yet a map
+        if done.image_visits > done.last_update and not self._progress.collecting:
+            latest = self.halves.peek(self.points.k_max)
+        return latest
+
+    def state(self) -> tuple[dict[str, Array], dict[str, int | float | str]]:
+        """Return arrays on the host and scalars for a checkpoint."""
+        arrays, scalars = self.halves.state()
+        if self._volumes is not None:
+            to_host = self._backend.to_host
+            arrays |= {"reference_a": to_host(self._volumes[0]), "reference_b": to_host(self._volumes[1])}
+        return arrays, {**scalars, "k_max": self.points.k_max}
+
+    def restore(self, arrays: Mapping[str, Array], scalars: Mapping[str, int | float | str]) -> None:
+        """Take up what `state` gave; the progress must have been restored before."""
+        self.points = half_plane_points(int(scalars["k_max"]))
+        self.halves.restore(arrays, scalars)
+        if "reference_a" in arrays:
+            first, second = (self._backend.to_device(arrays[f"reference_{h}"]) for h in ("a", "b"))
+            self._take_up((first, second if self._progress.stages.split else first))
