@@ -35,12 +35,14 @@ def free_ports() -> SessionPorts:
     return SessionPorts(feed, events, volumes, snapshots, f"127.0.0.1:{ports[5]}", control)
 
 
-def write_session_config(folder: Path, ports: SessionPorts, *, seed: int, settle_seconds: float = 1.0) -> Path:
-    """Write ``folder/config.toml`` that watches ``incoming`` and writes to ``session``, both in the folder."""
+def write_session_config(
+    folder: Path, ports: SessionPorts, *, seed: int, settle_seconds: float = 1.0, output: str = "session"
+) -> Path:
+    """Write ``folder/config.toml`` that watches ``incoming`` and writes to ``output``, both in the folder."""
     path = folder / "config.toml"
     path.write_text(
         f"""[session]
-output_dir = "session"
+output_dir = "{output}"
 seed = {seed}
 
 [watch]

@@ -102,6 +102,11 @@ def served(view: SessionView, output_dir: Path, bind: str, *, any_host: bool = F
 def step_back() -> None:
     """Let everybody else go first: for the processor, and for memory when there is too little."""
     os.nice(NICENESS)
+    if os.getsid(0) == os.getpid():
+        # where Linux groups processes by session (sched_autogroup), niceness counts only against others of the same
+        # session; this one is ours alone, so its claim can be lowered without touching anybody's shell
+        with contextlib.suppress(OSError):
+            Path("/proc/self/autogroup").write_text(str(NICENESS), encoding="ascii")
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(_OUT_OF_MEMORY_SCORE, encoding="ascii")
 

@@ -2,6 +2,7 @@
 
 import signal
 import urllib.request
+from pathlib import Path
 
 import psutil
 import pytest
@@ -53,7 +54,10 @@ def test_the_page_of_a_session_from_beginning_to_end(tmp_path):
         first_worker = wait_for(lambda: child(daemon, "worker"), daemon)
         first_worker.kill()
         first_page = wait_for(lambda: child(daemon, "page"), daemon)
-        assert first_page.nice() >= 10, "the page does not step back"
+        wait_for(lambda: first_page.nice() >= 10, daemon)
+        autogroup = Path(f"/proc/{first_page.pid}/autogroup")
+        if autogroup.exists():  # niceness counts among a session's processes alone, and the page has one of its own
+            wait_for(lambda: autogroup.read_text().endswith("nice 10\n"), daemon)
         first_page.kill()
         assert "streamrecon_ingest_lag_seconds" in session.metrics(), "metrics went with the page"
         wait_for(lambda: (found := child(daemon, "page")) and found.pid != first_page.pid, daemon)
