@@ -133,6 +133,16 @@ class Backend(Protocol):
     ) -> int | None:  # fmt: skip
         """Add weighted images into an accumulator (z, y, x, 4); return the number of slices, or None if unknown."""
 
+    def normal(
+        self, cube: Array, accumulator: Array, pad: int, points: HalfPlanePoints, power: Array, rotation: Array,
+        weight: Array, minimum_weight: float, gain: float,
+    ) -> None:  # fmt: skip
+        """Add what insertion makes of a cube's own slices to the numerator of an accumulator of the same size.
+
+        The normal operator of the likelihood: slices, times ``power`` (n, n_points), the last plane of `weigh`, and
+        inserted as `insert` does, for all poses of at least ``minimum_weight``. Its weights stay as they are.
+        """
+
     # volumes
     def zeros(self, shape: tuple[int, ...]) -> Array:
         """Return a float32 array of zeros."""

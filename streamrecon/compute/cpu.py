@@ -273,6 +273,15 @@ class CpuBackend:
             )
         )  # fmt: skip
 
+    def normal(
+        self, cube: Array, accumulator: Array, pad: int, points: HalfPlanePoints, power: Array, rotation: Array,
+        weight: Array, minimum_weight: float, gain: float,
+    ) -> None:  # fmt: skip
+        """Add what insertion makes of a cube's own slices to an accumulator's numerator."""
+        slices.normal_slices(
+            cube, accumulator, pad, points.kx, points.ky, power, rotation, weight, minimum_weight, gain
+        )
+
     def zeros(self, shape: tuple[int, ...]) -> Array:
         """Return a float32 array of zeros."""
         return np.zeros(shape, _F32)

@@ -292,6 +292,15 @@ class Scene:
         expected = self.accumulator(self.cpu, weight)
         for name, lanes in (("numerator", slice(0, 2)), ("weight", slice(2, 3))):
             yield Comparison(f"insert {name}", _difference(found[..., lanes], expected[..., lanes]), 5e-5)
+        found, expected = self._host(self._normal(self.other, weight)), self._normal(self.cpu, weight)
+        yield Comparison("normal", _difference(found, expected), 5e-5)
+
+    def _normal(self, backend: Backend, weight: Array) -> Array:
+        """Return what a backend's normal operator makes of the cube."""
+        grid = backend.zeros((*self.cube.shape[:3], 4))
+        cube, power, rotation, moved = map(backend.to_device, (self.cube, self.weighed[2], self.rotation, weight))
+        backend.normal(cube, grid, _PAD, self.points, power, rotation, moved, _MINIMUM_WEIGHT, _GAIN)
+        return grid
 
     def volumes(self) -> Iterator[Comparison]:
         """Check what is done to volumes and accumulators."""

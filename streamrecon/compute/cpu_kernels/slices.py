@@ -159,6 +159,37 @@ def insert_slices(
 
 
 @njit(nogil=True, fastmath=True, cache=True, error_model="numpy")
+def normal_slices(cube, accumulator, pad, kx, ky, power_weight, rotation, weight, minimum_weight, gain):
+    """Add what insertion makes of a cube's own slices: extraction, times power weight, and its adjoint.
+
+    cube (z, y, x, 2); accumulator (z, y, x, 4), of which only the numerator grows; power_weight (n, n_points);
+    rotation (n, K, 3, 3); weight (n, K): poses below minimum_weight are left out; gain: a factor for all. Shifts are
+    undone by their adjoint, and a point folded to its Friedel mate is folded back: neither shows.
+    """
+    radius = np.float32(cube.shape[2] - 1)
+    step_y = np.int32(2 * cube.shape[2])
+    step_z = np.int32(step_y * cube.shape[1])
+    from_, to = cube.reshape(-1), accumulator.reshape(-1)
+    m = kx.shape[0]
+    fx, fy, fz, sign = np.empty((4, m), np.float32)
+    base = np.empty(m, np.int32)
+    for i in range(rotation.shape[0]):
+        for j in range(rotation.shape[1]):
+            if weight[i, j] < minimum_weight:
+                continue
+            w = np.float32(weight[i, j] * gain)
+            locate(rotation[i, j], kx, ky, np.float32(pad), radius, step_y, step_z, base, fx, fy, fz, sign, 2)
+            for p in range(m):
+                at = np.int64(base[p])
+                re, im = gather_trilinear(from_, at, np.int64(step_y), np.int64(step_z), fx[p], fy[p], fz[p])
+                factor = w * power_weight[i, p]
+                scatter_trilinear(
+                    to, 2 * at, np.int64(2 * step_y), np.int64(2 * step_z), fx[p], fy[p], fz[p],
+                    factor * re, factor * im, _ZERO,
+                )  # fmt: skip
+
+
+@njit(nogil=True, fastmath=True, cache=True, error_model="numpy")
 def extract_points(cube, pad, points, rotation, out_re, out_im):
     """Values of a cube at rotated 3D frequencies: points (m, 3) as (x, y, z); rotation (n, 3, 3); out (n, m)."""
     radius = np.float32(cube.shape[2] - 1)

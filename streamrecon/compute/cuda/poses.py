@@ -121,3 +121,19 @@ class PoseKernels(Base):
             self._contiguous(shift), self._contiguous(weight), n, k, len(points), -2.0 / box_size, minimum_weight,
             gain, core, shared=12 * (2 * core + 1) ** 2 * (core + 1),
         )  # fmt: skip
+
+    def normal(
+        self, cube: Array, accumulator: Array, pad: int, points: HalfPlanePoints, power: Array, rotation: Array,
+        weight: Array, minimum_weight: float, gain: float,
+    ) -> None:  # fmt: skip
+        """Add what insertion makes of a cube's own slices to an accumulator's numerator."""
+        n, k = weight.shape
+        radius = accumulator.shape[2] - 1
+        core = min(_CORE, radius)
+        blocks = min(n * k, _BLOCKS_PER_MULTIPROCESSOR * self._device.multiprocessors)
+        self._launch(
+            "normal_slices", blocks, THREADS, cube, accumulator, radius, pad, self._tables.of(points.kx),
+            self._tables.of(points.ky), self._contiguous(power), self._contiguous(rotation),
+            self._contiguous(weight), n, k, len(points), minimum_weight, gain, core,
+            shared=8 * (2 * core + 1) ** 2 * (core + 1),
+        )  # fmt: skip
