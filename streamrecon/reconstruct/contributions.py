@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from streamrecon.compute.backend import Array, Backend
 from streamrecon.fourier.points import HalfPlanePoints, half_plane_points, points_within
@@ -26,8 +27,8 @@ def insert(
     backend: Backend,
     samples: PoseSamples,
     weighed: Array,
-    inlier: Array,
-    inverse_noise: Array,
+    inlier: NDArray[np.float32],
+    inverse_noise: NDArray[np.float32],
     points: HalfPlanePoints,
     n_a: int,
     minimum_weight: float,
@@ -43,9 +44,10 @@ def insert(
     weighed : ndarray, (3, n, n_points)
         Without the inlier probability.
     inlier : ndarray, (n,), on the host
+    inverse_noise : ndarray, (n, n_shells), on the host
     """
     to_host = backend.to_host
-    noise = to_host(inverse_noise)[:, : points.k_max + 1] * inlier[:, None]
+    noise = inverse_noise[:, : points.k_max + 1] * inlier[:, None]
     found = replace(
         samples,
         rotation=to_host(samples.rotation),

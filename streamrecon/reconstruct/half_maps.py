@@ -39,6 +39,7 @@ class HalfMaps:
         self._accumulators = (Accumulator(backend, PAD, k_max), Accumulator(backend, PAD, k_max))
         self.fsc: NDArray[np.float32] = np.full(1, _START_FSC, np.float32)
         self.latest: SolvedMap | None = None
+        self._low: tuple[tuple[int, int], Array] | None = None
 
     @property
     def level(self) -> float:
@@ -106,7 +107,7 @@ class HalfMaps:
         """
         latest = self._latest()
         box = len(latest.volume)
-        low = self._backend.to_device((shell_index_rfft(box) <= join_shells).astype(np.float32))
+        low = self._low_shells(box, join_shells)
         full, *halves = (self._backend.rfftn(v) for v in (latest.volume, latest.half_a, latest.half_b))
         a, b = (self._backend.irfftn(half + low * (full - half), box) for half in halves)
         return a, b
@@ -115,8 +116,16 @@ class HalfMaps:
         """Return the latest map with nothing beyond ``shells``."""
         latest = self._latest()
         box = len(latest.volume)
-        keep = self._backend.to_device((shell_index_rfft(box) <= shells).astype(np.float32))
+        keep = self._low_shells(box, shells)
         return self._backend.irfftn(self._backend.rfftn(latest.volume) * keep, box)
+
+    def _low_shells(self, box: int, shells: int) -> Array:
+        """Return 1 for a transform's coefficients up to a shell, 0 beyond; the latest is kept on the device."""
+        key = (box, shells)
+        if self._low is None or self._low[0] != key:
+            keep = (shell_index_rfft(box) <= shells).astype(np.float32)
+            self._low = (key, self._backend.to_device(keep))
+        return self._low[1]
 
     def cubes(self, volumes: tuple[Array, Array], k_max: int) -> tuple[Array, Array]:
         """Turn reference maps into cubes that slices of ``k_max`` can be taken from; one map gives one cube."""

@@ -69,13 +69,22 @@ class ImageModel:
         return replace(observations, ctf=observations.ctf * scale, ring_ctf=observations.ring_ctf * scale)
 
     def judge(
-        self, observations: Observations, samples: PoseSamples, inverse_noise: Array, points: HalfPlanePoints
+        self,
+        observations: Observations,
+        samples: PoseSamples,
+        inverse_noise: NDArray[np.float32],
+        points: HalfPlanePoints,
     ) -> NDArray[np.float32]:
-        """Return each image's probability of being explained by the map, (n,)."""
+        """Return each image's probability of being explained by the map, (n,).
+
+        Parameters
+        ----------
+        inverse_noise : ndarray, (n, n_shells), on the host
+        """
         to_host = self._backend.to_host
         counts = np.bincount(points.shell, minlength=points.k_max + 1)
         power = observations.power
-        noise = to_host(inverse_noise)[:, : power.shape[1]]
+        noise = inverse_noise[:, : power.shape[1]]
         junk = junk_log_evidence(power, noise, counts, observations.mask_fill)
         return self._health.inlier_probability(to_host(samples.log_evidence), junk)
 

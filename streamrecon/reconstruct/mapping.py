@@ -68,8 +68,15 @@ class MapSolver:
         self._backend = backend
         self._geometry = geometry
         self._prior = prior or PriorChoice()
+        self._window: tuple[int, Array] | None = None
 
     def _mask(self, map_box: int) -> Array:
+        """Return the window of a map's size on the device; the latest is kept, a large one takes longer than a map."""
+        if self._window is None or self._window[0] != map_box:
+            self._window = (map_box, self._backend.to_device(self._mask_on_host(map_box)))
+        return self._window[1]
+
+    def _mask_on_host(self, map_box: int) -> NDArray[np.float32]:
         scale = map_box / self._geometry.box_size
         radius = (self._geometry.particle_radius + 0.02 * self._geometry.box_size) * scale
         edge = max(1.5, 0.08 * map_box)
@@ -106,7 +113,7 @@ class MapSolver:
         clipped = np.clip(np.asarray(fsc, np.float64), *_FSC_RANGE)
         shells = np.minimum(np.arange(k_max + 2), len(clipped) - 1)
         ssnr = clipped[shells] / (1.0 - clipped[shells])
-        mask = backend.to_device(self._mask(map_box))
+        mask = self._mask(map_box)
 
         smooth = self._smoothness(latest, k_max + 2, pad)
 

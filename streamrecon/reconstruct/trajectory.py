@@ -120,10 +120,11 @@ class Trajectory:
         rng = self._random()
         if self._map.halves.latest is None:
             self._start_from_random_poses(observations, n_a, rng)
-        inverse_noise = self._backend.to_device(self._images.noise.inverse(group))
+        noise = self._images.noise.inverse(group)
+        inverse_noise = self._backend.to_device(noise)
         temperature = self._temperature(observations, inverse_noise)
         samples, weighed = self._poses.sample(observations, inverse_noise, self._map.points, temperature, n_a, rng)
-        result, contribution = self._take_in(observations, inverse_noise, samples, weighed, temperature, n_a, None)
+        result, contribution = self._take_in(observations, noise, samples, weighed, temperature, n_a, None)
         kept = contributions.kept_of(observations, coefficients, step, n_a, contribution)
         return self._finished(result, kept, started)
 
@@ -153,7 +154,8 @@ class Trajectory:
         )
         observations = self._images.scaled(observations)
         rng = self._random()
-        inverse_noise = self._backend.to_device(self._images.noise.inverse(kept.group))
+        noise = self._images.noise.inverse(kept.group)
+        inverse_noise = self._backend.to_device(noise)
         modes = contributions.modes_of(kept.contribution, self._backend)
         temperature = 1.0
         if search:
@@ -163,7 +165,7 @@ class Trajectory:
             )
         else:
             samples, weighed = self._poses.resample(observations, inverse_noise, self._map.points, modes, n_a, rng)
-        result, contribution = self._take_in(observations, inverse_noise, samples, weighed, temperature, n_a, kept)
+        result, contribution = self._take_in(observations, noise, samples, weighed, temperature, n_a, kept)
         new = contributions.kept_of(observations, kept.ctf_coefficients, kept.frequency_step, n_a, contribution)
         return self._finished(result, new, started)
 
@@ -178,7 +180,7 @@ class Trajectory:
     def _take_in(
         self,
         observations: Observations,
-        inverse_noise: Array,
+        inverse_noise: NDArray[np.float32],
         samples: PoseSamples,
         weighed: Array,
         temperature: float,
@@ -187,7 +189,8 @@ class Trajectory:
     ) -> tuple[BatchResult, Contribution]:
         """Put a batch's posteriors into the sums, in the place of old ones if there are, and move on."""
         n, done, searching = len(observations.group), self._progress.done, self._progress.searching
-        if not np.isfinite(self._backend.to_host(samples.log_evidence)).all():
+        samples = samples.summary_on_host(self._backend)
+        if not np.isfinite(samples.log_evidence).all():
             raise NumericalError(
                 f"batch of {n} particles: a likelihood is not finite; check these images for extreme values"
             )

@@ -115,11 +115,14 @@ class PoseKernels(Base):
         radius = accumulator.shape[2] - 1
         core = min(_CORE, radius)
         blocks = min(n * k, _BLOCKS_PER_MULTIPROCESSOR * self._device.multiprocessors)
+        whole = self._contiguous(weight)
+        count, listed = self._xp.zeros(1, np.int32), self._empty(n * k, dtype=np.int32)
+        self._launch_each("list_poses", n * k, whole, n * k, minimum_weight, count, listed)
         self._launch(
             "insert_slices", blocks, THREADS, accumulator, radius, pad, self._tables.of(points.kx),
             self._tables.of(points.ky), self._contiguous(weighed), self._contiguous(rotation),
-            self._contiguous(shift), self._contiguous(weight), n, k, len(points), -2.0 / box_size, minimum_weight,
-            gain, core, shared=12 * (2 * core + 1) ** 2 * (core + 1),
+            self._contiguous(shift), whole, count, listed, n, k, len(points), -2.0 / box_size, gain, core,
+            shared=12 * (2 * core + 1) ** 2 * (core + 1),
         )  # fmt: skip
 
     def normal(

@@ -3,6 +3,11 @@
 // Every slice goes through the cube's centre, where atomics of all blocks would meet. So each block keeps sums of its
 // own for the points within `core` of the origin, in shared memory, over all the slices it inserts, and adds them
 // to the accumulator once.
+//
+// Most of an image's poses have no weight. So those that have are listed first, and blocks share out pieces of their
+// slices: else the few blocks that meet the likeliest poses would keep all others waiting.
+
+#define PIECE 1024  // points of a slice that a block inserts at a time
 
 // Add (re, im, weight) to a voxel of (re, im, weight, unused).
 __device__ __forceinline__ void add_voxel(float4* voxel, float re, float im, float weight)
@@ -17,27 +22,45 @@ __device__ __forceinline__ void add_voxel(float4* voxel, float re, float im, flo
 #endif
 }
 
+// List the poses of at least a weight, in any order. weight (n_poses); count (1), zero before; listed (n_poses): the
+// first *count are written.
+extern "C" __global__ void list_poses(const float* __restrict__ weight, int n_poses, float minimum_weight,
+    int* __restrict__ count, int* __restrict__ listed)
+{
+    const int pose = (int)global_index(), lane = threadIdx.x % WARP;
+    const bool used = pose < n_poses && weight[pose] >= minimum_weight;
+    const unsigned together = __ballot_sync(FULL_WARP, used);
+    int first = 0;
+    if (lane == 0 && together) first = atomicAdd(count, __popc(together));
+    first = __shfl_sync(FULL_WARP, first, 0);
+    if (used) listed[first + __popc(together & ((1u << lane) - 1u))] = pose;
+}
+
 // accumulator (2 radius + 1, 2 radius + 1, radius + 1, 4); weighed (3, n, n_points); rotation (n, K, 3, 3);
-// shift (n, K, 2); weight (n, K): poses below minimum_weight are left out; gain: a factor for all. core < 0: none.
-// Blocks go through the poses in strides of the grid. Shared: 3 (2 core + 1)^2 (core + 1) floats.
+// shift (n, K, 2); weight (n, K); count, listed: from list_poses; gain: a factor for all. core < 0: none.
+// Blocks go through pieces of slices in strides of the grid. Shared: 3 (2 core + 1)^2 (core + 1) floats.
 extern "C" __global__ void __launch_bounds__(256) insert_slices(float4* __restrict__ accumulator, int radius, float pad,
     const float* __restrict__ kx, const float* __restrict__ ky, const float* __restrict__ weighed,
-    const float* __restrict__ rotation, const float* __restrict__ shift, const float* __restrict__ weight, int n,
-    int n_samples, int n_points, float phase_scale, float minimum_weight, float gain, int core)
+    const float* __restrict__ rotation, const float* __restrict__ shift, const float* __restrict__ weight,
+    const int* __restrict__ count, const int* __restrict__ listed, int n, int n_samples, int n_points,
+    float phase_scale, float gain, int core)
 {
     SHARED(float, inner);
     const int core_side = 2 * core + 1, core_size = core >= 0 ? core_side * core_side * (core + 1) : 0;
     const int row = radius + 1, plane = row * (2 * radius + 1);
     for (int i = threadIdx.x; i < 3 * core_size; i += blockDim.x) inner[i] = 0.f;
     __syncthreads();
-    const long long size = (long long)n * n_points, poses = (long long)n * n_samples;
-    for (long long pose = blockIdx.x; pose < poses; pose += gridDim.x) {
-        if (weight[pose] < minimum_weight) continue;
+    const long long size = (long long)n * n_points;
+    const int pieces = (n_points + PIECE - 1) / PIECE;
+    const long long items = (long long)*count * pieces;
+    for (long long item = blockIdx.x; item < items; item += gridDim.x) {
+        const long long pose = listed[item / pieces];
+        const int begin = (int)(item % pieces) * PIECE, end = min(begin + PIECE, n_points);
         const float w = weight[pose] * gain;
         const float* const image = weighed + (pose / n_samples) * n_points;
         float r[6];
         slice_axes(rotation + 9 * pose, pad, r);
-        for (int p = threadIdx.x; p < n_points; p += blockDim.x) {
+        for (int p = begin + threadIdx.x; p < end; p += blockDim.x) {
             const float x = kx[p], y = ky[p];
             const Place at = locate(r, x, y, radius);
             const float2 phase = shift_phase(x, y, shift[2 * pose], shift[2 * pose + 1], phase_scale);

@@ -4,6 +4,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from streamrecon.geometry.rotation import (
+    quaternion_from_rotation,
     angular_distance_degrees,
     euler_from_rotation,
     random_rotations,
@@ -54,3 +55,16 @@ def test_angular_distance():
     a = rotation_from_euler(np.array([[10.0, 20.0, 30.0]]))
     b = rotation_from_euler(np.array([[10.0, 20.0, 75.0]]))
     np.testing.assert_allclose(angular_distance_degrees(a, b), 45.0, atol=1e-9)
+
+
+def test_quaternions_of_rotations_are_those_of_scipy(rng):
+    """In single precision to the bit: what is kept of a pose does not depend on who converted it."""
+    everywhere = random_rotations(rng, 20_000)
+    near = Rotation.from_rotvec(rng.normal(0, 1e-3, (500, 3))).as_matrix()
+    half_turns = Rotation.from_rotvec(np.pi * np.eye(3)).as_matrix()
+    rotation = np.concatenate([everywhere, near, half_turns, np.eye(3)[None]]).astype(np.float32)
+    found = quaternion_from_rotation(rotation)
+    expected = Rotation.from_matrix(rotation.astype(np.float64)).as_quat(scalar_first=True)
+    np.testing.assert_allclose(found, expected, atol=1e-14)
+    np.testing.assert_array_equal(found.astype(np.float32), expected.astype(np.float32))
+    assert quaternion_from_rotation(rotation[:0]).shape == (0, 4)
