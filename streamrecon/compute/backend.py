@@ -161,6 +161,9 @@ class Backend(Protocol):
     def shell_correlation(self, volume_1: Array, volume_2: Array, n_shells: int) -> NDArray[np.float32]:
         """Return the Fourier shell correlation of two real-space maps, (n_shells,) on the host."""
 
+    def shrink(self, volume: Array, threshold: float, *, non_negative: bool) -> Array:
+        """Return a map drawn towards zero by a threshold; what is negative becomes zero, or is drawn up likewise."""
+
     def rfftn(self, volume: Array) -> Array:
         """Return the forward transform of a real-space map."""
 

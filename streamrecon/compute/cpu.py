@@ -322,6 +322,13 @@ class CpuBackend:
         transforms = self.run_each([partial(self.rfftn, volume) for volume in (volume_1, volume_2)])
         return fourier_shell_correlation(transforms[0], transforms[1], shell_index_rfft(len(volume_1)), n_shells)
 
+    def shrink(self, volume: Array, threshold: float, *, non_negative: bool) -> Array:
+        """Return a map drawn towards zero by a threshold."""
+        least = _F32(threshold)
+        if non_negative:
+            return np.asarray(np.maximum(volume - least, 0))
+        return np.asarray(np.sign(volume) * np.maximum(np.abs(volume) - least, 0))
+
     def rfftn(self, volume: Array) -> Array:
         """Return the forward transform of a real-space map."""
         return np.asarray(scipy.fft.rfftn(volume))

@@ -316,6 +316,10 @@ class Scene:
         yield from self._compare(1e-5, "cube", self.volume, _PAD, self.radius)
         noisy = self.volume + rng.normal(0, 0.05, self.volume.shape).astype(np.float32)
         yield from self._compare(1e-4, "shell_correlation", self.volume, noisy, s.box // 2)
+        for non_negative in (True, False):
+            found = self.other.shrink(self._move(noisy), 0.1, non_negative=non_negative)
+            expected = self.cpu.shrink(noisy, 0.1, non_negative=non_negative)
+            yield Comparison("shrink", _difference(self._host(found), expected), 1e-6)
         yield from self._compare(1e-5, "rfftn", self.volume)
         yield from self._compare(1e-5, "irfftn", self.cpu.rfftn(self.volume), s.box)
 

@@ -99,6 +99,7 @@ class Preparer:
         self._mask_fill = float(np.mean(mask.astype(np.float64) ** 2))
         self._mask = backend.to_device(mask)
         # rings read a little beyond their own frequency: a mask spreads every coefficient over its neighbours
+        self._within: tuple[tuple[int, int], Array] | None = None
         small = min(geometry.box_size, 2 * (grid.n_rings + 8))
         self._small_box = small
         self._matrix = backend.to_device(polar_from_image_matrix(grid, small))
@@ -149,9 +150,17 @@ class Preparer:
         power = backend.to_host(power)
         if band is None:
             return Observations(real, imaginary, ctf, rings, ring_ctf, power, group, self._mask_fill)
-        compact = encode(*(backend.to_host(array) for array in (real, imaginary, zero)))
-        real, imaginary = (backend.to_device(part) for part in compact.decode(points_within(band, points.k_max)[1]))
+        compact, real, imaginary = encode(backend, real, imaginary, backend.to_host(zero))
+        columns_kept = self._columns(points, band)
+        real, imaginary = (part.take(columns_kept, axis=1) for part in (real, imaginary))
         return Observations(real, imaginary, ctf, rings, ring_ctf, power, group, self._mask_fill, compact)
+
+    def _columns(self, points: HalfPlanePoints, band: HalfPlanePoints) -> Array:
+        """Return where the points stand among those of the band, on the device; the latest is kept."""
+        key = (points.k_max, band.k_max)
+        if self._within is None or self._within[0] != key:
+            self._within = (key, self._backend.to_device(points_within(band, points.k_max)[1]))
+        return self._within[1]
 
     def recall(
         self,

@@ -98,17 +98,14 @@ def constrained(
     middle = float(np.median(per_shell[1:n][per_shell[1:n] > 0]))
     weight = backend.to_device(per_shell[shells].astype(np.float32))
     target = weight * backend.rfftn(volume)
-    threshold = np.float32(rate / (2.0 * box**3 * middle))
+    threshold = rate / (2.0 * box**3 * middle)
     split, dual = volume, 0.0 * volume
     for _ in range(_ITERATIONS):
         nearest = backend.irfftn((target + middle * backend.rfftn(split - dual)) / (weight + middle), box)
         wanted = nearest + dual
-        if non_negative:
-            split = np.maximum(wanted - threshold, 0)
-        else:
-            split = np.sign(wanted) * np.maximum(np.abs(wanted) - threshold, 0)
+        split = backend.shrink(wanted, threshold, non_negative=non_negative)
         dual = wanted - split
-    return np.asarray(split, np.float32) if isinstance(split, np.ndarray) else split
+    return split
 
 
 def exponential_rate(volume: NDArray[np.floating]) -> float:

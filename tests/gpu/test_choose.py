@@ -19,9 +19,9 @@ from streamrecon.compute.cuda.device import CupyDevice
 from streamrecon.config import Config
 from streamrecon.errors import DeviceError
 from streamrecon.worker.engine import make_backend
+from tests.gpu.seeded_bugs import CENTRE_OFF_BY_ONE
 from tests.gpu.shim.build import build
 from tests.gpu.standin.device import StandInDevice
-from tests.gpu.test_seeded_bugs import CENTRE_OFF_BY_ONE
 
 
 def none_there(number, share, tf32):

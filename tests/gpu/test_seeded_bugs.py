@@ -15,18 +15,18 @@ from streamrecon.compute.selftest import compare_with_cpu
 from streamrecon.errors import DeviceError
 from tests.gpu.sanitized import PARTS
 from tests.gpu.sanitizers import run_sanitized
+from tests.gpu.seeded_bugs import (
+    BEYOND_THE_CUBE,
+    CENTRE_OFF_BY_ONE,
+    EDGE_LEFT_OUT,
+    MISSING_BARRIER,
+    OUTPUT_BY_ALL,
+    PLAIN_ADD,
+    SYNTAX_OF_THE_HOST,
+)
 from tests.gpu.shim.build import build, edited_source
 from tests.gpu.standin.device import StandInDevice
 from tests.gpu.test_compile import ARCHITECTURES, compile_for
-
-BEYOND_THE_CUBE = ("if (i >= (long long)side * side * row) return;", "if (i > (long long)side * side * row) return;")
-CENTRE_OFF_BY_ONE = ("z = z * place.sign + (float)radius;", "z = z * place.sign + (float)(radius - 1);")
-EDGE_LEFT_OUT = ("abs(y) < half && x < half)", "abs(y) < half && x < half - 1)")
-_TAIL = "    for (int s = threadIdx.x; s < n_shells; s += blockDim.x)\n        power["
-MISSING_BARRIER = ("    __syncthreads();\n" + _TAIL, _TAIL)
-PLAIN_ADD = ("atomicAdd(v + 2, f * power);", "v[2] += f * power;")
-OUTPUT_BY_ALL = ("if (lane == 0) out[row] = gain[row] * total;", "out[row] = gain[row] * total;")
-SYNTAX_OF_THE_HOST = ("const float factor = 1.f / *scale;", "const float factor = 1.f / std::abs(*scale);")
 
 
 def differing(library):

@@ -19,13 +19,14 @@ from streamrecon.errors import DeviceError
 _MAX_SHARED_BYTES = 48 * 1024  # what every architecture grants without being asked
 _MAX_GRID_X = 2**31 - 1
 _WHOLE: dict[str, type[np.signedinteger[Any]]] = {"int": np.int32, "long long": np.int64}
-_ARRAYS: dict[str, tuple[str, ...]] = {
-    "float*": ("float32",),
-    "float2*": ("float32", "complex64"),
-    "float4*": ("float32",),
-    "double*": ("float64",),
-    "int*": ("int32",),
-    "unsigned*": ("uint32",),
+_FLOAT32 = np.dtype(np.float32)
+_ARRAYS: dict[str, tuple[np.dtype[Any], ...]] = {
+    "float*": (_FLOAT32,),
+    "float2*": (_FLOAT32, np.dtype(np.complex64)),
+    "float4*": (_FLOAT32,),
+    "double*": (np.dtype(np.float64),),
+    "int*": (np.dtype(np.int32),),
+    "unsigned*": (np.dtype(np.uint32),),
 }
 # floats a vector holds: the last axis of a float32 array in its place must be as long
 _LANES = {"float2*": 2, "float4*": 4}
@@ -93,10 +94,12 @@ class Kernels:
             return _scalar(where, parameter.type, value)
         if not isinstance(value, self._array_type):
             raise DeviceError(f"{where}: found a {type(value).__name__}, expected an array on the device")
-        dtype = value.dtype.name
-        if dtype not in _ARRAYS[parameter.type]:
-            raise DeviceError(f"{where}: found an array of {dtype}, expected {' or '.join(_ARRAYS[parameter.type])}")
-        if dtype == "float32" and value.shape[-1] != _LANES.get(parameter.type, value.shape[-1]):
+        dtype, wanted = value.dtype, _ARRAYS[parameter.type]
+        if dtype not in wanted:
+            raise DeviceError(
+                f"{where}: found an array of {dtype.name}, expected {' or '.join(w.name for w in wanted)}"
+            )
+        if dtype == _FLOAT32 and value.shape[-1] != _LANES.get(parameter.type, value.shape[-1]):
             raise DeviceError(f"{where}: found an array of shape {value.shape}, expected vectors along its last axis")
         if not value.flags.c_contiguous:
             raise DeviceError(f"{where}: found an array with strides {value.strides}, expected a contiguous one")

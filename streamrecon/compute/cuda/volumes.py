@@ -102,6 +102,15 @@ class VolumeKernels(Base):
         fsc = np.divide(cross, product, out=np.zeros_like(cross), where=product > 0)
         return np.asarray(np.clip(fsc, -1.0, 1.0), np.float32)
 
+    def shrink(self, volume: Array, threshold: float, *, non_negative: bool) -> Array:
+        """Return a map drawn towards zero by a threshold."""
+        xp, least = self._xp, np.float32(threshold)
+        if non_negative:
+            drawn: Array = xp.maximum(volume - least, 0)
+        else:
+            drawn = xp.sign(volume) * xp.maximum(abs(volume) - least, 0)
+        return drawn
+
     def rfftn(self, volume: Array) -> Array:
         """Return the forward transform of a real-space map."""
         transform: Array = self._xp.fft.rfftn(volume)

@@ -4,9 +4,9 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from streamrecon.geometry.rotation import (
-    quaternion_from_rotation,
     angular_distance_degrees,
     euler_from_rotation,
+    quaternion_from_rotation,
     random_rotations,
     rotation_from_euler,
     rotation_from_rotation_vector,

@@ -15,20 +15,22 @@ BOX = 48
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 3e7])
 def test_what_half_precision_can_hold_comes_back_and_is_kept_the_same_again(rng, scale):
     real, imaginary = scale * rng.normal(size=(2, 5, 40)).astype(np.float32)
-    once = encode(real, imaginary, np.arange(5))
+    once, *on_device = encode(CpuBackend(1), real, imaginary, np.arange(5))
     back = once.decode()
+    assert np.array_equal(on_device, back)
     # 11 bits: half a unit in the last place
     assert np.abs(back[0] - real).max() <= 2.0**-11 * np.abs(real).max() * 1.01
     np.testing.assert_allclose(back[1], imaginary, rtol=2.0**-11, atol=2.0**-24 * scale * 10)
-    twice = encode(back[0], back[1], np.arange(5))
+    twice, *_ = encode(CpuBackend(1), back[0], back[1], np.arange(5))
     assert twice.zero.tolist() == [0, 1, 2, 3, 4]
     assert np.array_equal(twice.decode(), back)
     assert np.array_equal(once.decode(np.array([3, 7])), back[:, :, [3, 7]])
 
 
 def test_an_empty_image_stays_empty():
-    nothing = encode(np.zeros((1, 4)), np.zeros((1, 4)), np.zeros(1))
+    nothing, real, _ = encode(CpuBackend(1), *np.zeros((2, 1, 4), np.float32), np.zeros(1))
     assert not nothing.decode().any()
+    assert not real.any()
 
 
 def test_a_recalled_image_is_the_one_that_was_prepared(rng):

@@ -5,6 +5,7 @@ from dataclasses import fields
 import numpy as np
 import pytest
 
+from streamrecon.compute.cpu import CpuBackend
 from streamrecon.errors import StateError
 from streamrecon.inference.compact import encode
 from streamrecon.reconstruct.kept import Contribution, KeptLayout, KeptParticles
@@ -30,7 +31,9 @@ def contribution(rng, n):
 
 def particles(rng, n):
     return KeptParticles(
-        images=encode(*rng.normal(size=(2, n, LAYOUT.n_points)), rng.normal(size=n)),
+        images=encode(CpuBackend(1), *rng.normal(size=(2, n, LAYOUT.n_points)).astype(np.float32), rng.normal(size=n))[
+            0
+        ],
         ctf_coefficients=rng.normal(size=(n, 5)).astype(np.float32),
         frequency_step=rng.random(n, np.float32),
         group=rng.integers(0, 4, n).astype(np.int32),

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
+from streamrecon.compute.cpu import CpuBackend
 from streamrecon.config.model import Config
 from streamrecon.errors import NumericalError
 from streamrecon.inference.compact import encode
@@ -58,7 +59,7 @@ class VisitEngine(SumEngine):
             np.ones((n, 4), np.float32), np.ones(n, np.float32), numbers.astype(float), np.zeros(n, int),
             np.zeros(n, int),
         )  # fmt: skip
-        images = encode(*np.ones((2, n, LAYOUT.n_points)), np.zeros(n))
+        images, *_ = encode(CpuBackend(1), *np.ones((2, n, LAYOUT.n_points), np.float32), np.zeros(n))
         return KeptParticles(
             images, np.zeros((n, 5), np.float32), np.ones(n, np.float32), np.zeros(n, np.int32), half, contribution
         )

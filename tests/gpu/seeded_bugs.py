@@ -1,0 +1,10 @@
+"""Mistakes to plant into the kernels: each a text of theirs, and what stands in its place."""
+
+BEYOND_THE_CUBE = ("if (i >= (long long)side * side * row) return;", "if (i > (long long)side * side * row) return;")
+CENTRE_OFF_BY_ONE = ("z = z * place.sign + (float)radius;", "z = z * place.sign + (float)(radius - 1);")
+EDGE_LEFT_OUT = ("abs(y) < half && x < half)", "abs(y) < half && x < half - 1)")
+_TAIL = "    for (int s = threadIdx.x; s < n_shells; s += blockDim.x)\n        power["
+MISSING_BARRIER = ("    __syncthreads();\n" + _TAIL, _TAIL)
+PLAIN_ADD = ("atomicAdd(v + 2, f * power);", "v[2] += f * power;")
+OUTPUT_BY_ALL = ("if (lane == 0) out[row] = gain[row] * total;", "out[row] = gain[row] * total;")
+SYNTAX_OF_THE_HOST = ("const float factor = 1.f / *scale;", "const float factor = 1.f / std::abs(*scale);")
