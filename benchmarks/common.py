@@ -44,11 +44,12 @@ def f1_atpase(box_size: int = 64) -> Specimen:
     return Specimen("F1-ATPase", volume, pixel_size, 1)
 
 
-def beta_galactosidase() -> Specimen:
-    """Return beta-galactosidase (a measured map, D2) in a box of 64 voxels of 3.54 angstrom."""
+def beta_galactosidase(box_size: int = 64) -> Specimen:
+    """Return beta-galactosidase (a measured map, D2) in a box of 226.6 angstrom: 64 voxels of 3.54, or fewer."""
+    pixel_size = 3.54 * 64 / box_size
     with threadpool_limits(1, user_api="blas"):
-        volume = density_from_map(_FIXTURES / "beta_galactosidase_64_3.54A.mrc", 64, 3.54)
-    return Specimen("beta-galactosidase", volume, 3.54, 4)
+        volume = density_from_map(_FIXTURES / "beta_galactosidase_64_3.54A.mrc", box_size, pixel_size)
+    return Specimen("beta-galactosidase", volume, pixel_size, 4)
 
 
 def batches(

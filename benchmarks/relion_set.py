@@ -63,13 +63,28 @@ def make_set(folder: Path, particles: int, snr: float, seed: int) -> ParticleTab
     seed : int
         Of poses and defocus.
     """
-    rng = np.random.default_rng(seed)
     volume, _ = read_volume(_MAP)
-    # RELION does not read the fixture's float16
-    write_volume(folder / "map.mrc", volume, PIXEL_SIZE)
+    return project(folder, volume, PIXEL_SIZE, particles, snr, seed)
+
+
+def project(
+    folder: Path, volume: NDArray[np.float32], pixel_size: float, particles: int, snr: float, seed: int
+) -> ParticleTable:
+    """Let RELION make particles.star and particles.mrcs of a map, written as map.mrc; return the truth.
+
+    Parameters
+    ----------
+    volume : ndarray, (box,)*3 float32
+    pixel_size : float, angstrom
+    snr, seed
+        As `make_set` has them.
+    """
+    rng = np.random.default_rng(seed)
+    # RELION does not read float16
+    write_volume(folder / "map.mrc", volume, pixel_size)
     defocus = rng.uniform(10_000.0, 25_000.0, particles)
     truth = ParticleTable(
-        optics_groups=(OpticsGroup("opticsGroup1", 300.0, 2.7, 0.1, PIXEL_SIZE, len(volume)),),
+        optics_groups=(OpticsGroup("opticsGroup1", 300.0, 2.7, 0.1, pixel_size, len(volume)),),
         stack_names=("particles.mrcs",),
         optics_group_index=np.zeros(particles, np.int32),
         stack_number=np.zeros(particles, np.int32),
@@ -82,15 +97,16 @@ def make_set(folder: Path, particles: int, snr: float, seed: int) -> ParticleTab
         shift_angstrom=rng.normal(0.0, 5.0, (particles, 2)).astype(np.float32),
     )
     # --pad 4: RELION's trilinear slices at 2 are not as good as its particles should be
-    project = ("relion_project", "--i", "map.mrc", "--ctf", "--angpix", str(PIXEL_SIZE), "--pad", "4")
+    projected = ("relion_project", "--i", "map.mrc", "--ctf", "--angpix", str(pixel_size), "--pad", "4")
     write_poses(folder / "few.star", truth.select(slice(0, _CALIBRATION)))
-    relion(folder, *project, "--ang", "few.star", "--o", "few")
+    relion(folder, *projected, "--ang", "few.star", "--o", "few")
     clean = read_sections(folder / "few.mrcs", np.arange(min(_CALIBRATION, particles)))
     deviation = float(np.sqrt(clean.var(axis=(1, 2)).mean() / snr))
     write_poses(folder / "poses.star", truth)
     relion(
-        folder, *project, "--ang", "poses.star", "--o", "particles", "--add_noise", "--white_noise", f"{deviation:.6f}"
-    )
+        folder, *projected, "--ang", "poses.star", "--o", "particles", "--add_noise", "--white_noise",
+        f"{deviation:.6f}",
+    )  # fmt: skip
     for name in ("few.star", "few.mrcs", "poses.star"):
         (folder / name).unlink()
     return truth
