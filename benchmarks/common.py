@@ -27,12 +27,16 @@ _FIXTURES = Path(__file__).parents[1] / "tests" / "fixtures"
 
 @dataclass(frozen=True)
 class Specimen:
-    """A known map: ``volume`` (box, box, box) float32; ``n_symmetric`` is its symmetry group's order."""
+    """A known map: ``volume`` (box, box, box) float32; ``n_symmetric`` is its symmetry group's order.
+
+    ``view_concentration`` above 0: it shows itself along its z axis most of all, see `MicroscopeSettings`.
+    """
 
     name: str
     volume: NDArray[np.float32]
     pixel_size_angstrom: float
     n_symmetric: int
+    view_concentration: float = 0.0
 
 
 def f1_atpase(box_size: int = 64) -> Specimen:
@@ -57,8 +61,9 @@ def batches(
 ) -> Iterator[tuple[ParticleBatch, NDArray[np.float32]]]:
     """Yield batches of simulated particles and their true rotations (size, 3, 3); a batch is one micrograph."""
     settings = MicroscopeSettings(
-        pixel_size_angstrom=specimen.pixel_size_angstrom, particles_per_micrograph=size, snr=snr, seed=seed
-    )
+        pixel_size_angstrom=specimen.pixel_size_angstrom, particles_per_micrograph=size, snr=snr, seed=seed,
+        view_concentration=specimen.view_concentration,
+    )  # fmt: skip
     microscope = Microscope(specimen.volume, settings)
     for number in range(-(-n // size)):
         taken = microscope.micrograph(number, f"stack_{number}", f"mic_{number}", min(size, n - number * size))

@@ -19,10 +19,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks.common import (
     Specimen,
@@ -78,11 +79,20 @@ class Run:
     mirrored: bool
     images_per_second: float
     seconds: float
+    #: The engine's last status, and true and found rotations of the last particles: for the analysis of failures.
+    status: dict[str, Any] = field(repr=False)
+    last_true: NDArray[np.float32] = field(repr=False)
+    last_found: NDArray[np.float32] = field(repr=False)
 
     @property
     def converged(self) -> bool:
         """Whether the poses were found."""
         return self.median_error_degrees < _CONVERGED_DEGREES
+
+    def figures(self) -> dict[str, Any]:
+        """Return what goes into the JSON file."""
+        arrays = ("status", "last_true", "last_found")
+        return {**{k: v for k, v in vars(self).items() if k not in arrays}, "converged": self.converged}
 
     def line(self) -> str:
         """Return the run in a line."""
@@ -121,10 +131,13 @@ def run_once(specimen: Specimen, snr: float, particles: int, seed: int) -> Run:
         particles_until_90_percent=until,
         fsc_05_angstrom=fsc_between(specimen.volume, aligned.volume, pixel_size).resolution_05_angstrom,
         reported_angstrom=snapshot.resolution_angstrom,
-        settled=engine.status.stage == "settled",
+        settled=engine.status.stage != "searching",
         mirrored=errors.mirrored,
         images_per_second=seen / busy,
         seconds=time.monotonic() - began,
+        status=asdict(engine.status),
+        last_true=true[-_LAST:],
+        last_found=found[-_LAST:],
     )
 
 
@@ -167,7 +180,7 @@ def main() -> None:
             runs.append(run_once(specimen, case.snr, case.particles, seed))
             print(runs[-1].line(), flush=True)
         table.append(summary(case, runs))
-        records[case.name] = [{**asdict(r), "converged": r.converged} for r in runs]
+        records[case.name] = [run.figures() for run in runs]
     print()
     print_table(table)
     write_json(chosen.json, {"summary": table, "runs": records})
