@@ -70,6 +70,47 @@ def test_scores_against_the_formula(backend, blobs, points, cube, rng):
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
 
 
+@pytest.fixture(scope="module")
+def wide():
+    """A band of more points than the kernels take at once, and a cube of noise for it."""
+    points = half_plane_points(45)
+    assert len(points) > 2 * slices._TILE
+    radius = PAD * points.k_max + 2
+    shape = (2 * radius + 1, 2 * radius + 1, radius + 1)
+    return points, np.random.default_rng(0).standard_normal((*shape, 2), np.float32)
+
+
+def test_scores_over_several_tiles_of_points(backend, wide, rng):
+    """A score is a sum over points: scoring the slice's own points by hand gives the same."""
+    points, cube = wide
+    n, k = 2, 3
+    rotation = random_rotations(rng, n * k).reshape(n, k, 3, 3).astype(np.float32)
+    weighed = rng.normal(size=(3, n, len(points))).astype(np.float32)
+    found = backend.score(cube, PAD, points, 128, weighed, rotation, np.zeros((n, k, 2), np.float32))
+    re, im = np.empty((2, n * k, len(points)), np.float32)
+    slices.extract_slices(cube, PAD, points.kx, points.ky, rotation.reshape(-1, 3, 3), re, im)
+    re, im = re.reshape(n, k, -1).astype(float), im.reshape(n, k, -1).astype(float)
+    cross_re, cross_im, power = weighed.astype(float)[:, :, None]
+    expected = (cross_re * re + cross_im * im - power * (re**2 + im**2)).sum(axis=-1)
+    np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
+
+
+def test_insertion_of_several_tiles_is_the_adjoint_of_extraction(backend, wide, rng):
+    points, cube = wide
+    rotation = random_rotations(rng, 2).astype(np.float32)[:, None]
+    re, im = np.empty((2, 2, len(points)), np.float32)
+    slices.extract_slices(cube, PAD, points.kx, points.ky, rotation[:, 0], re, im)
+    image = rng.normal(size=(2, 2, len(points))).astype(np.float32)
+    weighed = np.stack([2 * image[0], 2 * image[1], np.ones_like(image[0])])
+    accumulator = np.zeros((*cube.shape[:3], 4), np.float32)
+    shift, weight = np.zeros((2, 1, 2), np.float32), np.ones((2, 1), np.float32)
+    assert backend.insert(accumulator, PAD, points, 128, weighed, rotation, shift, weight, 1e-3, 1.0) == 2
+    left = (re.astype(float) * image[0] + im.astype(float) * image[1]).sum()
+    right = (cube.astype(float) * accumulator[..., :2]).sum()
+    assert abs(left - right) < 1e-5 * np.linalg.norm(re) * np.linalg.norm(image[0])
+    assert np.isclose(accumulator[..., 2].sum(dtype=float), 2 * len(points), rtol=1e-5)
+
+
 def test_residual_power_against_the_formula(backend, points, cube, rng):
     n = 3
     rotation = random_rotations(rng, n).astype(np.float32)
