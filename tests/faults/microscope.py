@@ -6,10 +6,11 @@ from tests.e2e.daemon import Session
 
 PIXELS, PIXEL_SIZE = 32, 6.4
 PER_MICROGRAPH = 25
-CONFIG = """
+INPUT = """
 [input]
 contrast = "protein_white"
-
+"""
+HURRIED = """
 [snapshot]
 every_images = 200
 every_seconds = 2.0
@@ -22,20 +23,22 @@ every_seconds = 0.5
 class PacedSession(Session):
     """A session of a small box, whose micrographs lie ready and are moved in one by one.
 
-    The stack comes first and its STAR after it, each by a rename, as upstream programs do.
+    The stack comes first and its STAR after it, each by a rename, as upstream programs do. ``hurried`` sessions scan,
+    save and publish far more often than they would beside an instrument, so that faults meet all of it.
     """
 
-    def __init__(self, folder, particles, *, seed=1, more=""):
-        super().__init__(folder, seed=seed, more=CONFIG + more)
-        text = self.config.read_text().replace("scan_seconds = 2.0", "scan_seconds = 0.5")
-        text = text.replace("batch_wait_seconds = 2.0", "batch_wait_seconds = 0.2\nbatch_size = 25")
-        self.config.write_text(text)
+    def __init__(self, folder, particles, *, seed=1, more="", hurried=True, per_micrograph=PER_MICROGRAPH):
+        super().__init__(folder, seed=seed, more=(HURRIED if hurried else "") + INPUT + more)
+        if hurried:
+            text = self.config.read_text().replace("scan_seconds = 2.0", "scan_seconds = 0.5")
+            text = text.replace("batch_wait_seconds = 2.0", "batch_wait_seconds = 0.2\nbatch_size = 25")
+            self.config.write_text(text)
         self.particles = particles
         incoming, self.incoming = self.incoming, self.folder / "stage"
         try:
             self.simulate(
                 *("--box", PIXELS, "--pixel-size", PIXEL_SIZE, "--snr", 0.2, "--seed", seed),
-                *("--micrographs-of", PER_MICROGRAPH, "--particles", particles),
+                *("--micrographs-of", per_micrograph, "--particles", particles),
             )
         finally:
             self.stage, self.incoming = self.incoming, incoming

@@ -1,11 +1,15 @@
 """Each part of the campaign as a section of the report."""
 # ruff: noqa: E501  # rows of Markdown tables do not break
 
+from itertools import pairwise
+
+import numpy as np
+
 from tests.faults.damage import run_damage
 from tests.faults.disk import DISKS, run_full_disk
 from tests.faults.kills import run_kills
 from tests.faults.peers import run_peers
-from tests.faults.soak import run_soak
+from tests.faults.soak import STORE_MEGABYTES, run_soak
 from tests.faults.subscribers import run_subscribers
 
 
@@ -83,7 +87,7 @@ def peers(folder, options):
         socket, kind = name.split(": ")
         kinds.setdefault(kind, {})[socket] = n
     rows = "\n".join(
-        f"| {kind} | {' | '.join(str(n.get(s, '-')) for s in ('feed', 'events', 'volumes', 'snapshots', 'monitor'))} |"
+        f"| {kind} | {' | '.join(str(n.get(s, '-')) for s in ('feed', 'events', 'volumes', 'snapshots', 'control', 'monitor'))} |"
         for kind, n in sorted(kinds.items())
     )
     grown = ", ".join(f"{name} {n / 2**20:.1f} MiB" for name, n in r.memory_growth_bytes.items())
@@ -121,26 +125,72 @@ go out every 200 particles.
 
 def soak(folder, options):
     """A long stream."""
-    r = run_soak(folder, seconds=60 * options.soak_minutes, seed=options.seed, say=_say)
-    rows = []
-    for name, memory in r.memory_mib.items():
+    r = run_soak(
+        folder, seconds=60 * options.soak_minutes, seed=options.seed, say=_say, series=options.results / "soak.json"
+    )
+    return soak_text(r)
+
+
+def soak_text(r):
+    """The section of a `SoakReport`."""
+    slopes = []
+    for name in r.own_mib:
         slope, error = r.slope_mib_an_hour(name)
-        rows.append(
-            f"| {name} | {memory[len(memory) // 5]:.0f} | {memory[-1]:.0f} | {slope:+.1f} ± {error:.1f} | "
-            f"{r.bytes_a_stack(name):+.0f} | {r.descriptors[name][len(memory) // 2]} | {r.descriptors[name][-1]} |"
+        counts = r.descriptors[name]
+        slopes.append(
+            f"| {name} | {slope:+.2f} ± {error:.2f} | {r.bytes_a_stack(name):+.0f} | {min(counts[len(counts) // 5 :])} to "
+            f"{max(counts[len(counts) // 5 :])} | {r.resident_mib[name][-1]:.0f} |"
         )
     lag = sorted(r.lag_seconds)
-    return (
-        "## Soak\n\n"
-        f"{r.seconds / 60:.0f} minutes of stream as fast as the worker folds it: {r.particles} particles in {r.stacks} stacks, "
-        f"{r.particles / r.seconds:.0f} a second.\nSlopes are of the last 60 %, with the standard error of the fit. Ingest "
-        "remembers every stack it has seen: what that costs is in the column for it.\n\n"
-        "| process | MiB after a fifth | MiB at the end | slope, MiB an hour | bytes a stack | descriptors half-way | "
-        "at the end |\n| --- | --- | --- | --- | --- | --- | --- |\n"
-        + "\n".join(rows)
-        + f"\n\nLag (age of the oldest particle not yet folded): median {lag[len(lag) // 2]:.1f} s, at most {lag[-1]:.1f} s. "
-        "No process was started again;\nevery particle is in the map.\n"
-    )
+    return f"""## Soak
+
+{r.seconds / 60:.0f} minutes of stream at the highest rate that the machine left over: others worked on it too, the soak ran at nice 10, and the
+engine in one thread. {r.particles} particles in {r.stacks} stacks, {r.particles / r.seconds:.0f} a second; 20 stacks always waited. Box 32, {STORE_MEGABYTES} MiB of store
+(full after {_store_full(r)}), all else as by default.
+
+MiB is memory that belongs to no file (`Anonymous` of /proc/PID/smaps_rollup), the mean over each tenth of the run; ms of the processor
+are of that process, for each particle of that tenth.
+
+{_tenths(r)}
+
+Slopes are of the last 60 %, with the standard error of the fit. Ingest remembers every stack it has seen: what that costs is in the column for
+it.
+
+| process | MiB an hour | bytes a stack | descriptors after the first fifth | resident at the end, MiB |
+| --- | --- | --- | --- | --- |
+{chr(10).join(slopes)}
+
+Lag (age of the oldest particle not yet folded): median {lag[len(lag) // 2]:.1f} s, at most {lag[-1]:.1f} s. No process was started again;
+every particle is in the map.
+"""
+
+
+def _tenths(r):
+    """A table of a soak's series, one row for each tenth."""
+    names = list(r.own_mib)
+    edges = np.linspace(0, len(r.at) - 1, 11).astype(int)
+    rows = [
+        f"| minutes | particles a second | {' | '.join(f'{n}, MiB' for n in names)} | "
+        f"{' | '.join(f'{n}, ms' for n in names)} | descriptors | lag, s |",
+        "| --- | --- |" + " --- |" * (2 * len(names) + 2),
+    ]
+    for first, last in pairwise(edges):
+        particles = max(1, r.folded[last] - r.folded[first])
+        memory = [f"{np.mean(r.own_mib[n][first:last]):.1f}" for n in names]
+        processor = [
+            f"{1000 * (r.processor_seconds[n][last] - r.processor_seconds[n][first]) / particles:.2f}" for n in names
+        ]
+        rows.append(
+            f"| {r.at[last] / 60:.0f} | {particles / (r.at[last] - r.at[first]):.0f} | {' | '.join(memory)} | "
+            f"{' | '.join(processor)} | {sum(r.descriptors[n][last] for n in names)} | "
+            f"{np.median(r.lag_seconds[first:last]):.1f} |"
+        )
+    return "\n".join(rows)
+
+
+def _store_full(r):
+    full = next((i for i, n in enumerate(r.in_store) if n == max(r.in_store)), 0)
+    return f"{r.at[full] / 60:.0f} minutes, at {r.in_store[full]} particles"
 
 
 def fuzz(reports):

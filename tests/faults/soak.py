@@ -1,59 +1,94 @@
 """A stream at the highest rate the machine holds: does memory grow, are descriptors lost, does the map fall behind?"""
 
+import json
 import os
 import re
 import signal
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 import numpy as np
 import psutil
 
 from streamrecon.compare.session import scrape
 from tests.e2e.daemon import wait_for
-from tests.faults.microscope import PER_MICROGRAPH, PacedSession
+from tests.faults.microscope import PacedSession
 
-_POOL_MICROGRAPHS = 40
-_MOST_WAITING_MICROGRAPHS = 20
+PARTICLES_A_STACK = 100
+# full long before the run has warmed up: what a full store costs is part of what is looked at
+STORE_MEGABYTES = 256
+# one thread: others use this machine, too. Scans as often as by default: a session at this rate has tens of thousands
+# of files in one folder
+_CONFIG = f"""
+[engine]
+threads = 1
+
+[refinement]
+store_megabytes = {STORE_MEGABYTES}
+"""
+_POOL_STACKS = 40
+_MOST_WAITING_STACKS = 20
 # a process has taken what it needs after so much of the run
 _WARM_UP = 0.4
 _SAMPLE_SECONDS = 2.0
+_KEEP_SECONDS = 60.0
 
 
 @dataclass
 class SoakReport:
-    """What was sampled over a soak, process by process."""
+    """What was sampled over a soak, process by process: series of one value a sample.
+
+    Attributes
+    ----------
+    at : list of float, seconds
+    folded, in_store : list of int
+        Particles.
+    resident_mib, own_mib : dict of list of float, MiB
+        All that is resident, and of it what belongs to no file (`Anonymous` in smaps_rollup): the store of particles
+        is a file that is mapped, and what of it is resident comes and goes with the checkpoints.
+    processor_seconds : dict of list of float
+    descriptors : dict of list of int
+    lag_seconds : list of float
+    """
 
     seconds: float = 0.0
     particles: int = 0
     stacks: int = 0
     at: list = field(default_factory=list)
-    memory_mib: dict = field(default_factory=dict)
+    folded: list = field(default_factory=list)
+    in_store: list = field(default_factory=list)
+    resident_mib: dict = field(default_factory=dict)
+    own_mib: dict = field(default_factory=dict)
+    processor_seconds: dict = field(default_factory=dict)
     descriptors: dict = field(default_factory=dict)
     lag_seconds: list = field(default_factory=list)
-    folded: list = field(default_factory=list)
 
     def slope_mib_an_hour(self, name):
-        """Return the slope of a process's memory after warming up, and its standard error, MiB an hour."""
-        at, memory = self._warm(self.memory_mib[name])
+        """Return the slope of a process's own memory after warming up, and its standard error, MiB an hour."""
+        at, memory = self.warm(self.at), self.warm(self.own_mib[name])
         (slope, _), covariance = np.polyfit(at / 3600, memory, 1, cov=True)
         return float(slope), float(np.sqrt(covariance[0, 0]))
 
     def bytes_a_stack(self, name):
-        """Return how much a process's memory grew for each stack that came after warming up."""
-        _, memory = self._warm(self.memory_mib[name])
-        _, folded = self._warm(self.folded)
-        return float((memory[-1] - memory[0]) * 2**20 / max(1.0, (folded[-1] - folded[0]) / PER_MICROGRAPH))
+        """Return how much a process's own memory grew for each stack that was folded after warming up."""
+        stacks, memory = self.warm(self.folded) / PARTICLES_A_STACK, self.warm(self.own_mib[name])
+        return float(np.polyfit(stacks, memory * 2**20, 1)[0])
 
-    def _warm(self, values):
-        start = int(_WARM_UP * len(self.at))
-        return np.array(self.at[start:]), np.array(values[start:], np.float64)
+    def warm(self, values):
+        """Return what of a series comes after warming up."""
+        return np.array(values[int(_WARM_UP * len(values)) :], np.float64)
+
+    def keep(self, path):
+        """Write the series as JSON."""
+        Path(path).write_text(json.dumps(asdict(self)), encoding="utf-8")
 
 
-def run_soak(folder, *, seconds, seed=1, say=lambda _: None):
+def run_soak(folder, *, seconds, seed=1, say=lambda _: None, series=None):
     """Keep a daemon as busy as it can be for so long; return a `SoakReport`.
 
-    A new micrograph comes whenever fewer than twenty wait, under a name of its own: a hard link to one of a pool.
+    A new stack comes whenever fewer than twenty wait, under a name of its own: a hard link to one of a pool. ``series``
+    names a file that the figures so far are written to every minute.
 
     Raises
     ------
@@ -61,48 +96,78 @@ def run_soak(folder, *, seconds, seed=1, say=lambda _: None):
         A process ended or was started again, descriptors were lost, or the map fell behind.
     """
     report = SoakReport()
-    session = PacedSession(folder, _POOL_MICROGRAPHS * PER_MICROGRAPH, seed=seed)
-    pool = [
-        (stack, stack.with_name(f"{stack.stem}_extract.star").read_text()) for stack in session.stage.rglob("*.mrcs")
-    ]
-    target = session.incoming / pool[0][0].relative_to(session.stage).parent
-    target.mkdir(parents=True)
+    session = PacedSession(
+        folder,
+        _POOL_STACKS * PARTICLES_A_STACK,
+        seed=seed,
+        more=_CONFIG,
+        hurried=False,
+        per_micrograph=PARTICLES_A_STACK,
+    )
+    supply = Supply(session)
     with session.run() as daemon:
-        while report.stacks < _MOST_WAITING_MICROGRAPHS:
-            _link(pool[report.stacks % len(pool)], target, report.stacks)
-            report.stacks += 1
+        supply.keep_ahead_of(0)
         # start-up is over once the first batch is folded
         wait_for(lambda: scrape(session.ports.monitor).get("streamrecon_worker_particles_seen"), daemon)
         children = _processes(daemon)
         began = time.monotonic()
-        next_sample = began
+        next_sample, next_keep = began, began + _KEEP_SECONDS
         while (now := time.monotonic()) < began + seconds:
             assert daemon.poll() is None, session.logged()[-3000:]
             figures = scrape(session.ports.monitor)
             folded = int(figures.get("streamrecon_worker_particles_seen", 0))
-            while report.stacks * PER_MICROGRAPH < folded + _MOST_WAITING_MICROGRAPHS * PER_MICROGRAPH:
-                _link(pool[report.stacks % len(pool)], target, report.stacks)
-                report.stacks += 1
+            supply.keep_ahead_of(folded)
             if now >= next_sample and figures:
                 next_sample = now + _SAMPLE_SECONDS
                 _sample(report, children, now - began, figures, folded)
-                say(f"{now - began:.0f} s, {folded} particles, lag {report.lag_seconds[-1]:.1f} s")
+            if now >= next_keep:
+                next_keep = now + _KEEP_SECONDS
+                say(_line(report))
+                if series is not None:
+                    report.keep(series)
             time.sleep(0.1)
-        report.seconds = time.monotonic() - began
+        report.seconds, report.stacks = time.monotonic() - began, supply.stacks
         assert {p.pid for p in _processes(daemon).values()} == {p.pid for p in children.values()}, (
             "one was started again"
         )
         daemon.send_signal(signal.SIGTERM)
-        assert daemon.wait(timeout=120) == 0, session.logged()[-3000:]
-    session.finish(300)
+        assert daemon.wait(timeout=300) == 0, session.logged()[-3000:]
+    session.finish(1800)
     # visits in quiet moments add rows to the pose table: the export has each particle once
     exported = len(session.poses())
-    assert exported == report.stacks * PER_MICROGRAPH, f"{exported} of {report.stacks * PER_MICROGRAPH} are in the map"
+    expected = report.stacks * PARTICLES_A_STACK
+    assert exported == expected, f"{exported} of {expected} are in the map"
     report.particles = exported
     for name, counts in report.descriptors.items():
         warm = counts[int(_WARM_UP * len(counts)) :]
         assert max(warm) - min(warm) <= 8, f"{name}: {counts}"
+    if series is not None:
+        report.keep(series)
     return report
+
+
+class Supply:
+    """Stacks without end, each with its STAR: hard links to a pool, under new names."""
+
+    def __init__(self, session):
+        stacks = sorted(session.stage.rglob("*.mrcs"))
+        self._pool = [(stack, stack.with_name(f"{stack.stem}_extract.star").read_text()) for stack in stacks]
+        self._target = session.incoming / stacks[0].relative_to(session.stage).parent
+        self._target.mkdir(parents=True)
+        self.stacks = 0
+
+    def keep_ahead_of(self, folded):
+        """Let stacks come until twenty wait."""
+        while self.stacks * PARTICLES_A_STACK < folded + _MOST_WAITING_STACKS * PARTICLES_A_STACK:
+            self._link(*self._pool[self.stacks % len(self._pool)])
+
+    def _link(self, stack, star):
+        name = f"soak_{self.stacks:06d}"
+        os.link(stack, self._target / f"{name}.mrcs")
+        part = self._target / f".{name}.part"
+        part.write_text(re.sub(rf"{stack.stem}(?=\.mrcs)", name, star), encoding="utf-8")
+        part.rename(self._target / f"{name}.star")
+        self.stacks += 1
 
 
 def _processes(daemon):
@@ -116,18 +181,27 @@ def _processes(daemon):
 
 
 def _sample(report, processes, at, figures, folded):
-    report.at.append(at)
+    report.at.append(round(at, 1))
     report.folded.append(folded)
+    report.in_store.append(int(figures.get("streamrecon_worker_store_particles", 0)))
     report.lag_seconds.append(figures.get("streamrecon_ingest_lag_seconds", 0.0))
     for name, process in processes.items():
-        report.memory_mib.setdefault(name, []).append(process.memory_info().rss / 2**20)
+        rollup = _smaps_rollup(process.pid)
+        report.resident_mib.setdefault(name, []).append(rollup["Rss"] / 1024)
+        report.own_mib.setdefault(name, []).append(rollup["Anonymous"] / 1024)
+        report.processor_seconds.setdefault(name, []).append(sum(process.cpu_times()[:2]))
         report.descriptors.setdefault(name, []).append(process.num_fds())
 
 
-def _link(micrograph, target, number):
-    stack, star = micrograph
-    name = f"soak_{number:06d}"
-    os.link(stack, target / f"{name}.mrcs")
-    part = target / f".{name}.part"
-    part.write_text(re.sub(rf"{stack.stem}(?=\.mrcs)", name, star), encoding="utf-8")
-    part.rename(target / f"{name}.star")
+def _smaps_rollup(pid):
+    """Return the kernel's sums over a process's mappings, kB."""
+    text = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii")
+    return {name: int(kilobytes) for name, kilobytes in re.findall(r"^(\w+): +(\d+) kB$", text, re.MULTILINE)}
+
+
+def _line(report):
+    own = ", ".join(f"{name} {values[-1]:.1f}" for name, values in report.own_mib.items())
+    return (
+        f"{report.at[-1]:.0f} s, {report.folded[-1]} particles ({report.in_store[-1]} in the store), "
+        f"lag {report.lag_seconds[-1]:.1f} s, own MiB: {own}"
+    )

@@ -8,7 +8,7 @@ from tests.faults.damage import run_damage
 from tests.faults.disk import run_full_disk, small_disk
 from tests.faults.kills import VICTIMS, run_kills
 from tests.faults.peers import SOCKETS, run_peers
-from tests.faults.soak import run_soak
+from tests.faults.soak import PARTICLES_A_STACK, run_soak
 from tests.faults.subscribers import run_subscribers
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")]
@@ -55,5 +55,5 @@ def test_subscribers_that_never_read(tmp_path):
 
 def test_a_short_soak_loses_no_descriptor_and_no_particle(tmp_path):
     report = run_soak(tmp_path, seconds=8.0)
-    assert report.particles == report.stacks * 25 > 0
+    assert report.particles == report.stacks * PARTICLES_A_STACK > 0
     assert max(report.lag_seconds) < 60
