@@ -7,10 +7,9 @@ import subprocess
 import time
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 from tests.e2e.daemon import started, wait_for
-from tests.faults.exactly_once import assert_exactly_once
+from tests.faults.exactly_once import assert_exactly_once, folded
 from tests.faults.microscope import PER_MICROGRAPH, PacedSession
 
 DISKS = ("ledger", "worker", "both")
@@ -98,10 +97,10 @@ def run_full_disk(folder, disk, *, seed=1, full_seconds=4.0):
         ingest = stack.enter_context(started("ingest", "-c", configs["ledger"], log=session.log))
         worker = stack.enter_context(started("worker", "-c", configs["worker"], log=session.log))
         session.deliver(6)
-        wait_for(lambda: _folded(session) >= 6 * PER_MICROGRAPH, worker)
+        wait_for(lambda: folded(session) >= 6 * PER_MICROGRAPH, worker)
         fill(full)
         began = time.monotonic()
-        before = _folded(session)
+        before = folded(session)
         session.deliver(4)
         for word in _SAID[disk]:
             wait_for(lambda word=word: word in session.logged(), worker)
@@ -113,7 +112,7 @@ def run_full_disk(folder, disk, *, seed=1, full_seconds=4.0):
         lasted = time.monotonic() - began
         make_room(full)
         session.deliver_all()
-        wait_for(lambda: _folded(session) >= session.particles, worker)
+        wait_for(lambda: folded(session) >= session.particles, worker)
         for process in (worker, ingest):  # the worker first: its last acknowledgements still reach the ledger
             process.send_signal(signal.SIGTERM)
             assert process.wait(timeout=60) == 0, session.logged()[-3000:]
@@ -129,9 +128,3 @@ def _config(session, who, output):
     text = session.config.read_text()
     path.write_text(re.sub(r'output_dir = "[^"]*"', f'output_dir = "{output}"', text))
     return path
-
-
-def _folded(session):
-    """Return how many particles stand in the raw pose table."""
-    path = Path(session.output) / "poses.rows"
-    return path.read_bytes().count(b"\n") if path.exists() else 0

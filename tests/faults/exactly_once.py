@@ -12,15 +12,22 @@ from tests.e2e.daemon import particle_names
 
 
 def assert_exactly_once(session, *, ledger_folder=None):
-    """Hold ledger, checkpoint, raw pose table and map against the STAR of all particles; return particles, batches.
+    """Hold ledger, checkpoint, pose tables and map against the STAR of all particles; return particles, batches.
 
-    The raw table, not its export: that one lists a particle once however often it was folded.
+    The raw pose table has a row for each time that a particle was folded or, in a quiet moment, visited again; the map
+    says how many of both there were. So a particle folded twice shows as one particle too many in the map, and one
+    that is in the table twice for another reason as a row too many.
     """
     fed = Counter(particle_names(read_star(session.manifest)))
     assert max(fed.values()) == 1
-    rows = (session.output / "poses.rows").read_text().splitlines()
-    folded = Counter(_name_in(row) for row in rows if row)
-    assert folded == fed, f"{len(fed - folded)} are missing, {len(folded - fed)} are there twice"
+    rows = Counter(pose_rows(session))
+    assert rows.keys() == fed.keys(), f"{len(fed - rows)} are missing, {len(rows.keys() - fed.keys())} were not written"
+    status = json.loads((session.output / "snapshots" / "status.json").read_text())
+    seen, visits = status["particles_seen"], status["image_visits"]
+    assert seen == len(fed), f"{seen} in the map, {len(fed)} were written"
+    assert rows.total() == visits, f"{rows.total()} poses in the table, {visits} image visits in the map"
+    exported = Counter(particle_names(session.poses()))
+    assert exported == fed, f"{len(fed - exported)} are missing in the export, {len(exported - fed)} are there twice"
     path = (ledger_folder or session.output) / "ledger.sqlite"
     with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as ledger:
         states = dict(ledger.execute("SELECT state, sum(n) FROM batches GROUP BY state"))
@@ -28,9 +35,19 @@ def assert_exactly_once(session, *, ledger_folder=None):
     assert states == {"folded": len(fed)}, states
     record = WorkerRecord.from_checkpoint(CheckpointStore(session.output / "checkpoints").load_latest().extra)
     assert [i for first, last in record.folded for i in range(first, last + 1)] == ids
-    seen = json.loads((session.output / "snapshots" / "status.json").read_text())["particles_seen"]
-    assert seen == len(fed), f"{seen} in the map, {len(fed)} were written"
     return len(fed), len(ids)
+
+
+def folded(session):
+    """Return how many particles stand in the raw pose table, however often they were visited."""
+    return len(set(pose_rows(session)))
+
+
+def pose_rows(session):
+    """Return (file name of the stack, section) of every whole row of the raw pose table."""
+    path = session.output / "poses.rows"
+    text = path.read_bytes() if path.exists() else b""
+    return [_name_in(row.decode()) for row in text.splitlines(keepends=True) if row.endswith(b"\n")]
 
 
 def _name_in(row):

@@ -10,6 +10,11 @@ INPUT = """
 [input]
 contrast = "protein_white"
 """
+# nothing but new particles: the map depends on what came, not on when it was quiet
+NO_VISITS = """
+[refinement]
+store_megabytes = 0
+"""
 HURRIED = """
 [snapshot]
 every_images = 200
@@ -53,6 +58,10 @@ class PacedSession(Session):
     @property
     def micrographs_left(self):
         return len(self._waiting)
+
+    @property
+    def particles_delivered(self):
+        return self.particles - self.micrographs_left * PER_MICROGRAPH
 
     def deliver(self, micrographs=1):
         """Move the next micrographs into the watched folder."""

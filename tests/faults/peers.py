@@ -14,7 +14,7 @@ import zmq
 
 from streamrecon.transport import control_schema, feed_schema, schema
 from tests.e2e.daemon import wait_for
-from tests.faults.exactly_once import assert_exactly_once
+from tests.faults.exactly_once import assert_exactly_once, folded
 from tests.faults.microscope import PER_MICROGRAPH, PacedSession
 
 # A greeting of ZMTP 3.0 with the NULL mechanism: https://rfc.zeromq.org/spec/23/
@@ -50,7 +50,7 @@ def run_peers(folder, *, seconds=60.0, seed=1):
     session = PacedSession(folder, 24 * PER_MICROGRAPH, seed=seed)
     with session.run() as daemon:
         session.deliver(4)
-        wait_for(lambda: _seen(session, 4 * PER_MICROGRAPH), daemon)
+        wait_for(lambda: folded(session) >= 4 * PER_MICROGRAPH, daemon)
         before = {p.pid: p for p in (psutil.Process(daemon.pid), *psutil.Process(daemon.pid).children())}
         names = {pid: _name(process) for pid, process in before.items()}
         memory = {pid: p.memory_info().rss for pid, p in before.items()}
@@ -59,7 +59,7 @@ def run_peers(folder, *, seconds=60.0, seed=1):
         _attack(session, report, seconds, random.Random(seed), daemon)
         report.seconds = time.monotonic() - began
         session.deliver_all()
-        wait_for(lambda: _seen(session, session.particles), daemon)
+        wait_for(lambda: folded(session) >= session.particles, daemon)
         assert {p.pid for p in psutil.Process(daemon.pid).children()} | {daemon.pid} == before.keys(), (
             "one had to restart"
         )
@@ -82,11 +82,6 @@ def run_peers(folder, *, seconds=60.0, seed=1):
     session.finish()  # the last acknowledgements, which a stop leaves to the next start
     report.particles, _ = assert_exactly_once(session)
     return report
-
-
-def _seen(session, at_least):
-    path = session.output / "poses.rows"
-    return path.exists() and path.read_bytes().count(b"\n") >= at_least
 
 
 def _name(process):

@@ -19,14 +19,23 @@ def _say(text):
 
 def kills(folder, options):
     """kill -9 at random moments."""
-    r = run_kills(folder, options.kills, seed=options.seed, say=_say)
+    r = run_kills(folder / "plain", options.kills, seed=options.seed, say=_say)
+    v = run_kills(
+        folder / "visits",
+        max(1, options.kills // 4),
+        seed=options.seed + 1,
+        micrographs_a_kill=4,
+        visits=True,
+        say=_say,
+    )
     victims = ", ".join(f"{name} {n}" for name, n in sorted(r.kills.items()))
     lowest = min(r.lowest_fsc.values())
     same = all(r.bitwise.values())
     return f"""## kill -9
 
 {sum(r.kills.values())} times one process, or all three at once, was killed at a random moment of one session of {r.particles}
-particles in {r.batches} batches: in start-up, while folding, while idle; {r.moments["while a checkpoint was being written"]} times while a checkpoint was being written.
+particles in {r.batches} batches: in start-up, while folding, while idle; {r.moments["while a checkpoint was being written"]} times while a checkpoint was being written. Visits in
+quiet moments were off in it: when it is quiet depends on the kills, and the map on the visits.
 
 | | |
 | --- | --- |
@@ -39,6 +48,9 @@ particles in {r.batches} batches: in start-up, while folding, while idle; {r.mom
 | particles written, folded, each exactly once | {r.particles}, {r.particles}, yes (ledger, checkpoint, raw pose table and map agree) |
 | the session folded again without a fault: map, half maps and poses bit for bit the same | {"yes" if same else "no"} |
 | lowest FSC of any shell of the three maps | {lowest:.7f} |
+
+{sum(v.kills.values())} times more in a session with visits ({v.moments["while a checkpoint was being written"]} times while a checkpoint was being written): {v.particles} particles, each exactly once;
+{v.visits} image visits in the map and as many poses in the table, {v.visits - v.particles} of them visits in quiet moments; the worker resumed {v.resumed} times.
 """
 
 

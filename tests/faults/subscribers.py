@@ -10,7 +10,8 @@ import psutil
 import zmq
 
 from tests.e2e.daemon import started, wait_for
-from tests.faults.microscope import PacedSession
+from tests.faults.exactly_once import folded
+from tests.faults.microscope import NO_VISITS, PacedSession
 
 
 @dataclass
@@ -31,17 +32,17 @@ def run_subscribers(folder, *, subscribers=50, turns=4, turn_particles=1000, see
     """Let a worker fold with and without subscribers by turns; return a `SubscribersReport`.
 
     What is compared is the time of the processor that a particle costs the worker: on a machine that others use too,
-    time by the clock says little.
+    time by the clock says little. Nothing is visited again in this session: a particle costs what folding it costs.
     """
     report = SubscribersReport(subscribers)
     particles = (2 * turns + 1) * turn_particles
-    session = PacedSession(folder, particles, seed=seed)
+    session = PacedSession(folder, particles, seed=seed, more=NO_VISITS)
     session.deliver_all()
     with ExitStack() as stack:
         stack.enter_context(started("ingest", "-c", session.config, log=session.log))
         worker = stack.enter_context(started("worker", "-c", session.config, log=session.log))
         process = psutil.Process(worker.pid)
-        wait_for(lambda: _folded(session) >= turn_particles // 2, worker)
+        wait_for(lambda: folded(session) >= turn_particles // 2, worker)
         for _ in range(turns):
             report.alone.append(_cost(session, process, worker, turn_particles))
             with _subscribers(session, subscribers, report):
@@ -50,16 +51,11 @@ def run_subscribers(folder, *, subscribers=50, turns=4, turn_particles=1000, see
     return report
 
 
-def _folded(session):
-    path = session.output / "poses.rows"
-    return path.read_bytes().count(b"\n") if path.exists() else 0
-
-
 def _cost(session, process, worker, particles):
     """Return seconds a particle over the next so many particles, of the processor and by the clock."""
-    first, processor, clock = _folded(session), sum(process.cpu_times()[:2]), time.monotonic()
-    wait_for(lambda: _folded(session) >= first + particles, worker, 300)
-    n = _folded(session) - first
+    first, processor, clock = folded(session), sum(process.cpu_times()[:2]), time.monotonic()
+    wait_for(lambda: folded(session) >= first + particles, worker, 300)
+    n = folded(session) - first
     return (sum(process.cpu_times()[:2]) - processor) / n, (time.monotonic() - clock) / n
 
 

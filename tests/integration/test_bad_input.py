@@ -319,16 +319,16 @@ def test_file_that_vanishes_between_scan_and_open(root, bench, monkeypatch):
 
 
 def test_reader_that_fails_in_an_unforeseen_way(root, bench, monkeypatch):
-    from streamrecon.ingest import collect
+    from streamrecon.ingest import read_manifests
 
-    read = collect.read_manifest
+    read = read_manifests.read_manifest
 
     def fail(path, where):
         if path.name == "bad.star":
             raise RuntimeError("boom")
         return read(path, where)
 
-    monkeypatch.setattr(collect, "read_manifest", fail)
+    monkeypatch.setattr(read_manifests, "read_manifest", fail)
     put_stack_and_star(root, "bad.mrcs")
     bench.until(lambda: bench.quarantine_of("bad.star"))
     entry = only(bench.quarantine_of("bad.star"))

@@ -1,0 +1,152 @@
+"""Reading manifests: which particles they name, and which stacks wait to be examined for them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import structlog
+
+from streamrecon.errors import StreamReconError
+from streamrecon.ingest.examine import problem_of
+from streamrecon.ingest.followed import Followed
+from streamrecon.ingest.ledger import Ledger
+from streamrecon.ingest.ledger_schema import FileRecord
+from streamrecon.ingest.scan import look_at
+from streamrecon.ingest.settle import FileState, Problem
+from streamrecon.ingest.tracked import CollectSettings, Manifest, Reporter, ends_cleanly, printable_row
+from streamrecon.io import read_manifest
+from streamrecon.particles import ParticleTable
+from streamrecon.transport.table_wire import table_to_rows
+
+_log = structlog.get_logger(__name__)
+
+
+class ManifestReader:
+    """Reads manifests that are due and hands their rows to the stacks they name.
+
+    Parameters
+    ----------
+    root : Path
+        Absolute.
+    settings : CollectSettings
+    followed : Followed
+    ledger : Ledger
+    reporter : Reporter
+    """
+
+    def __init__(
+        self, root: Path, settings: CollectSettings, followed: Followed, ledger: Ledger, reporter: Reporter
+    ) -> None:
+        self._root = root
+        self._settings = settings
+        self._followed = followed
+        self._ledger = ledger
+        self._reporter = reporter
+        # what was read and is not in the ledger yet
+        self._records: dict[str, FileRecord] = {}
+
+    def due(self, manifest: Manifest, now: float) -> bool:
+        """Return True if a manifest wants to be read now."""
+        if manifest.reread_at is not None and now >= manifest.reread_at:
+            manifest.settle.recheck()
+        return manifest.settle.wants_probe(now)
+
+    def read(self, manifest: Manifest, now: float) -> None:
+        """Read a manifest; whatever it holds, this does not raise."""
+        path, settle = manifest.path, manifest.settle
+        sighting = look_at(path)
+        if sighting is None:
+            self._followed.note_gone(manifest, now)
+            return
+        settle.observe(sighting.size, sighting.mtime_ns, now)
+        if not settle.wants_probe(now):
+            return
+        problem: Problem | None = None
+        table: ParticleTable | None = None
+        if sighting.is_regular:
+            try:
+                table = read_manifest(path, self._root)
+            except StreamReconError as error:
+                problem = problem_of(error)
+            except Exception as error:  # whatever a file makes a parser do, the next file is read
+                _log.exception("manifest_reader_failed", name=manifest.name)
+                problem = Problem("ingest_error", f"{path}: the reader failed on it with {error!r}", False)
+        else:
+            reason = f"{path}: expected a STAR or .cs file, found a folder or a device; rename it"
+            problem = Problem("unsupported_format", reason, False)
+        if problem is not None:
+            _log.info("manifest_not_usable", name=manifest.name, kind=problem.kind, reason=problem.reason)
+        clean = ends_cleanly(path) or settle.unchanged_seconds(now) >= self._settings.patience_seconds
+        after = look_at(path)
+        manifest.reread_at = None
+        if table is not None:
+            # The last row may be cut within its last number, which no parser can see.
+            if not (clean and after == sighting and settle.still(now)):
+                table = table.select(slice(0, -1))
+                manifest.reread_at = now + self._settings.patience_seconds
+            self._take_rows(manifest, table, now)
+        settle.probed(problem, now)
+        if after is not None:
+            settle.observe(after.size, after.mtime_ns, now)
+
+    def record(self) -> None:
+        """Put what was read into the ledger, in the caller's transaction."""
+        for record in self._records.values():
+            self._ledger.put_manifest(record)
+        self._records.clear()
+
+    def _take_rows(self, manifest: Manifest, table: ParticleTable, now: float) -> None:
+        manifest.rows = len(table)
+        named: set[Path] = set()
+        order = np.argsort(table.stack_number, kind="stable")
+        numbers, starts = np.unique(table.stack_number[order], return_index=True)
+        for number, rows in zip(numbers.tolist(), np.split(order, starts[1:]), strict=False):
+            name = table.stack_names[number]
+            printable = name.encode(errors="surrogateescape").decode(errors="backslashreplace")
+            if printable != name:
+                reason = f"{manifest.path}: names {printable}, expected a UTF-8 name; rename the stack"
+                self._reporter.set_aside(printable, "unsupported_format", reason)
+                continue
+            named.add(Path(name))
+            self._refer(manifest, Path(name), table.select(rows), now)
+        for path in manifest.stacks - named:
+            self._unrefer(manifest, path)
+        manifest.stacks = named
+        size, mtime_ns = manifest.settle.signature or (None, None)
+        record = FileRecord(manifest.name, FileState.READY.value, size, mtime_ns, manifest.rows)
+        self._records[manifest.name] = record
+
+    def _refer(self, manifest: Manifest, path: Path, table: ParticleTable, now: float) -> None:
+        stack = self._followed.stacks.get(path) or self._followed.add_stack(path, now)
+        stack.settle.refer(now)
+        stack.manifests.add(manifest.path)
+        if stack.settle.signature is None:
+            sighting = look_at(path)
+            if sighting is None:
+                self._followed.missing[path.name].add(manifest.path)
+            else:
+                stack.settle.observe(sighting.size, sighting.mtime_ns, now)
+        if stack.known is None:
+            stack.known = bytearray()
+            for index in self._ledger.known_sections(stack.name):
+                stack.note_known(index)
+        fresh = np.array([not stack.is_known(i) for i in table.stack_index.tolist()], np.bool_)
+        rows = {row.stack_index: row for row in table_to_rows(table.select(fresh))}
+        if not rows.keys() <= stack.rows.keys():
+            stack.rows_at = self._followed.changed_at = now
+        stack.rows |= {i: printable_row(row, stack.name) for i, row in rows.items()}
+        if stack.rows:
+            self._followed.open_stacks[path] = stack
+        problem = stack.settle.problem
+        if problem is not None and problem.kind == "manifest_mismatch":
+            stack.settle.recheck()
+            self._followed.open_stacks[path] = stack
+
+    def _unrefer(self, manifest: Manifest, path: Path) -> None:
+        """A name was resolved to another place: forget the stack that it was first taken for."""
+        stack = self._followed.stacks.get(path)
+        if stack is not None:
+            stack.manifests.discard(manifest.path)
+            if not stack.manifests and stack.settle.signature is None:
+                self._followed.drop_stack(stack)

@@ -1,0 +1,150 @@
+"""Examining stacks that are finished, and putting their particles into the ledger, each once."""
+
+from __future__ import annotations
+
+import structlog
+
+from streamrecon.errors import StreamReconError
+from streamrecon.ingest.examine import Examined, examine_stack, problem_of
+from streamrecon.ingest.followed import Followed
+from streamrecon.ingest.ledger import Ledger
+from streamrecon.ingest.ledger_schema import FileRecord
+from streamrecon.ingest.metrics import IngestMetrics
+from streamrecon.ingest.scan import Sighting, look_at
+from streamrecon.ingest.settle import FileState, Problem
+from streamrecon.ingest.tracked import CollectSettings, Reporter, Stack
+from streamrecon.transport.table_wire import ParticleRow
+
+_log = structlog.get_logger(__name__)
+
+
+class StackTaker:
+    """Examines stacks; what it finds goes into the ledger with `record`, many stacks in one transaction.
+
+    Parameters
+    ----------
+    settings : CollectSettings
+    followed : Followed
+    ledger : Ledger
+    metrics : IngestMetrics
+    reporter : Reporter
+    """
+
+    def __init__(
+        self, settings: CollectSettings, followed: Followed, ledger: Ledger, metrics: IngestMetrics, reporter: Reporter
+    ) -> None:
+        self._settings = settings
+        self._followed = followed
+        self._ledger = ledger
+        self._metrics = metrics
+        self._reporter = reporter
+        # what was examined and is not in the ledger yet
+        self._examined: list[tuple[Stack, Examined, Sighting]] = []
+
+    def due(self, stack: Stack, now: float) -> bool:
+        """Return True if a stack wants to be examined now."""
+        takeable = stack.settle.state(now) is FileState.READY and any(index < stack.sections for index in stack.rows)
+        return takeable or stack.settle.wants_probe(now)
+
+    def examine(self, stack: Stack, now: float) -> None:
+        """Examine a stack; whatever it holds, this does not raise."""
+        sighting = look_at(stack.path)
+        if sighting is None:
+            self._followed.note_gone(stack, now)
+            return
+        if stack.settle.observe(sighting.size, sighting.mtime_ns, now):
+            self._followed.changed_at = now
+            return
+        problem: Problem | None = None
+        examined: Examined | None = None
+        manifest = min(stack.manifests, default=stack.path)
+        sampling = self._ledger.sampling()
+        try:
+            examined = examine_stack(stack.path, stack.rows, manifest, sampling, require_ctf=self._settings.require_ctf)
+        except StreamReconError as error:
+            problem = problem_of(error)
+        except Exception as error:  # as for manifests
+            _log.exception("stack_reader_failed", name=stack.name)
+            problem = Problem("ingest_error", f"{stack.path}: the reader failed on it with {error!r}", False)
+        after = look_at(stack.path)
+        if after != sighting:
+            # It changed under our eyes: what was found says nothing.
+            self._followed.observe(stack.path, after, now)
+            return
+        if examined is None:
+            if problem is not None and problem != stack.settle.problem:
+                _log.info("stack_not_usable", name=stack.name, kind=problem.kind, reason=problem.reason)
+            stack.settle.probed(problem, now)
+            return
+        self._examined.append((stack, examined, sighting))
+        if sampling is None:
+            # the first stack of a session decides what the next is held against
+            self.record(now)
+
+    def record(self, now: float) -> None:
+        """Put what was examined into the ledger."""
+        if not self._examined:
+            return
+        with self._ledger.transaction():
+            for stack, examined, sighting in self._examined:
+                self._take_stack(stack, examined, sighting)
+        for stack, _, _ in self._examined:
+            stack.settle.probed(None, now)
+        self._examined.clear()
+        self._followed.changed_at = now
+
+    def _take_stack(self, stack: Stack, examined: Examined, sighting: Sighting) -> None:
+        released: list[ParticleRow] = []
+        with self._ledger.transaction():
+            before = self._ledger.stack_signature(stack.name)
+            if before is not None and before != (sighting.size, sighting.mtime_ns):
+                released = self._ledger.release(stack.name)
+            ready = self._ledger.add_particles(
+                {row.identity: row for row in examined.rows.values()},
+                {examined.rows[i].identity: why for i, why in examined.bad.items()},
+            )
+            self._ledger.put_stack(
+                FileRecord(
+                    stack.name,
+                    FileState.READY.value,
+                    sighting.size,
+                    sighting.mtime_ns,
+                    examined.probe.nz,
+                    examined.probe.nx,
+                )
+            )
+            if examined.sampling is not None:
+                self._ledger.put_sampling(examined.sampling)
+        stack.sections = examined.probe.nz
+        for index in examined.rows:
+            del stack.rows[index]
+            stack.note_known(index)
+        for row in released:
+            # They are looked at again, now that the stack has changed.
+            if row.stack_index not in examined.rows:
+                stack.rows[row.stack_index] = row
+        if ready:
+            self._metrics.stack_ready(ready)
+            _log.info("stack_ready", name=stack.name, particles=ready)
+        self._reporter.note_bad_rows(stack, examined.bad.values())
+
+    def give_up_rows(self, stack: Stack, now: float) -> None:
+        """Set aside the rows past a stack's end once it has stood still for too long to grow any more."""
+        beyond = {i: row for i, row in stack.rows.items() if i >= stack.sections}
+        waited = min(stack.settle.unchanged_seconds(now), now - stack.rows_at)
+        if not beyond or waited < self._settings.orphan_seconds:
+            return
+        manifest = min(stack.manifests, default=stack.path)
+        bad = {
+            row.identity: (
+                "manifest_mismatch",
+                f"{manifest}: names image {i + 1} of {stack.path}, expected at most {stack.sections} as that "
+                "stack has; write the one or the other anew",
+            )
+            for i, row in sorted(beyond.items())
+        }
+        self._ledger.add_particles({row.identity: row for row in beyond.values()}, bad)
+        for index in beyond:
+            del stack.rows[index]
+            stack.note_known(index)
+        self._reporter.note_bad_rows(stack, bad.values())
