@@ -15,6 +15,7 @@ from streamrecon.ingest.followed import Followed
 from streamrecon.ingest.ledger import Ledger
 from streamrecon.ingest.metrics import IngestMetrics
 from streamrecon.ingest.read_manifests import ManifestReader
+from streamrecon.ingest.renames import Renames
 from streamrecon.ingest.scan import Scan, Wanted, look_at
 from streamrecon.ingest.settle import FileState
 from streamrecon.ingest.take_stacks import StackTaker
@@ -46,8 +47,9 @@ class Collector:
         self._ledger = ledger
         self._reporter = Reporter(ledger, metrics)
         self._followed = Followed(wanted, settings, self._reporter)
-        self._manifests = ManifestReader(wanted.root, settings, self._followed, ledger, self._reporter)
-        self._stacks = StackTaker(settings, self._followed, ledger, metrics, self._reporter)
+        renames = Renames(wanted.root, self._followed, ledger)
+        self._manifests = ManifestReader(wanted.root, settings, self._followed, ledger, self._reporter, renames)
+        self._stacks = StackTaker(settings, self._followed, ledger, metrics, self._reporter, renames)
         self._complained: set[str] = set()
 
     @property
@@ -86,7 +88,8 @@ class Collector:
 
     def retry(self, name: str, identity: str, now: float) -> None:
         """Look again at a file (identity "": all of it) or at a particle; at one not followed yet, once it is."""
-        path = self._root / name
+        # particles go by the name that their stack had first
+        path = self._root / (self._ledger.contents.name_of(name) or name)
         stack, manifest = self._followed.stacks.get(path), self._followed.manifests.get(path)
         file = stack or manifest
         with self._ledger.transaction():
@@ -96,7 +99,7 @@ class Collector:
             file.settle.recheck()
             self._reporter.update(file, now)
         if stack is not None:
-            stack.rows |= {row.stack_index: row for row in rows}
+            stack.take_back(rows)
             self._followed.open_stacks[path] = stack
         if manifest is not None:
             self._followed.unread[path] = manifest

@@ -50,15 +50,18 @@ class Delivery:
         """
         table = decode_body(batch)
         identities = _identities(table)
+        # particles keep the name that their stack had first; it may have been renamed since
+        names = [self._ledger.contents.name_of(stack) or stack for stack in table.stack_names]
+        table = msgspec.structs.replace(table, stack_names=names)
         box_size = table.optics_groups[0].box_size
         message = Batch(
             batch_id=batch.batch_id,
             session=self._ledger.session,
-            table=msgspec.structs.replace(table, stack_names=[str(self._root / s) for s in table.stack_names]),
+            table=msgspec.structs.replace(table, stack_names=[str(self._root / name) for name in names]),
             identities=identities,
             by_reference=by_reference,
             box_size=box_size,
-            stack_bytes=self._ledger.stack_sizes(table.stack_names) if by_reference else [],
+            stack_bytes=self._ledger.stack_sizes(names) if by_reference else [],
         )
         if by_reference:
             return message, None, {}

@@ -35,6 +35,8 @@ class Followed:
         The same of manifests.
     missing : dict of str to set of Path
         Manifests that wait for a stack of that file name.
+    vanished : int
+        How many files were there and then were not.
     changed_at : float
         Monotonic time at which something last changed; infinite while nothing was seen: that is waiting, not idle.
     """
@@ -51,6 +53,7 @@ class Followed:
         self.open_stacks: dict[Path, Stack] = {}
         self.missing: defaultdict[str, set[Path]] = defaultdict(set)
         self.changed_at = float("inf")
+        self.vanished = 0
 
     def observe(self, path: Path, sighting: Sighting | None, now: float) -> None:
         """Take one look at a path; None: it is not there."""
@@ -85,6 +88,7 @@ class Followed:
         """Note that a file is not there (any more)."""
         if file.settle.vanish(now):
             self.changed_at = now
+            self.vanished += 1
             _log.info("file_vanished", name=file.name)
         if isinstance(file, Manifest):
             # What it said stays true: its particles are waited for all the same.
@@ -107,6 +111,16 @@ class Followed:
         del self.stacks[stack.path]
         self.open_stacks.pop(stack.path, None)
         self._reporter.forget(stack)
+
+    def start_over(self, stack: Stack) -> None:
+        """Forget whose particles a stack's are: it is another than it was, and its manifests are read again."""
+        stack.origin = stack.known = None
+        stack.settle.recheck()
+        self.open_stacks[stack.path] = stack
+        for path in stack.manifests:
+            if (manifest := self.manifests.get(path)) is not None:
+                manifest.settle.recheck()
+                self.unread[path] = manifest
 
     def name_of(self, path: Path) -> str:
         """Return what the ledger calls a file."""

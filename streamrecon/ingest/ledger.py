@@ -14,6 +14,7 @@ from types import TracebackType
 import msgspec
 
 from streamrecon.ingest.ledger_batches import BatchLedger
+from streamrecon.ingest.ledger_contents import ContentLedger
 from streamrecon.ingest.ledger_schema import (
     Access,
     FileRecord,
@@ -48,6 +49,7 @@ class Ledger:
     ----------
     path : Path
     batches : BatchLedger
+    contents : ContentLedger
     session : str
         Made up with the ledger; a worker's checkpoint of another session does not fit.
     """
@@ -57,6 +59,7 @@ class Ledger:
         self._database = LedgerDatabase(path, session_name, access=access)
         self._connection = self._database.connection
         self.batches = BatchLedger(self._database)
+        self.contents = ContentLedger(self._database)
         self.session = self._database.meta("session") or ""
         self.session_name = self._database.meta("session_name") or ""
 

@@ -16,7 +16,7 @@ from streamrecon.errors import CheckpointIncompatible, LedgerCorrupt, StateError
 from streamrecon.ingest.filesystem import filesystem_type, is_network
 from streamrecon.ingest.ledger_errors import check_whole, ledger_error
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 BatchState = Literal["queued", "leased", "folded", "withdrawn"]
 Access = Literal["own", "share", "read"]
 _BUSY_SECONDS = 10.0
@@ -54,12 +54,23 @@ CREATE TABLE quarantine (
 );
 CREATE TABLE requests (id INTEGER PRIMARY KEY, path TEXT NOT NULL, identity TEXT NOT NULL, at REAL NOT NULL);
 """
+# what a stack holds, and where those lie that were renamed; name NULL: nowhere, another took its place
+_CONTENTS = """
+CREATE TABLE contents (
+    stack TEXT NOT NULL, first BLOB NOT NULL, sample BLOB NOT NULL, sections INTEGER NOT NULL, number INTEGER NOT NULL,
+    PRIMARY KEY (stack, first)
+) WITHOUT ROWID;
+CREATE INDEX contents_first ON contents (first, number);
+CREATE INDEX contents_number ON contents (number);
+CREATE TABLE places (stack TEXT PRIMARY KEY, name TEXT UNIQUE) WITHOUT ROWID;
+"""
 # from each version to the next
 _MIGRATIONS = {
     "1": """
 ALTER TABLE quarantine ADD COLUMN dismissed_at REAL;
 CREATE TABLE requests (id INTEGER PRIMARY KEY, path TEXT NOT NULL, identity TEXT NOT NULL, at REAL NOT NULL);
 """,
+    "2": _CONTENTS,
 }
 # what lets a reader, who may not migrate, take an older ledger for a new one
 _VIEWS = {
@@ -67,6 +78,7 @@ _VIEWS = {
 CREATE TEMP VIEW quarantine AS SELECT *, NULL AS dismissed_at FROM main.quarantine;
 CREATE TEMP TABLE requests (id INTEGER, path TEXT, identity TEXT, at REAL);
 """,
+    "2": "",  # has all that readers ask for
 }
 
 
@@ -246,7 +258,7 @@ class LedgerDatabase:
         tables = self.connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
         if tables == 0 and access == "own":
             with self.transaction():
-                self._execute_all(_TABLES)
+                self._execute_all(_TABLES + _CONTENTS)
                 self.put_meta("schema_version", str(SCHEMA_VERSION))
                 self.put_meta("session", uuid.uuid4().hex)
                 self.put_meta("session_name", session_name)

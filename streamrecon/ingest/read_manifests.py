@@ -12,6 +12,7 @@ from streamrecon.ingest.examine import problem_of
 from streamrecon.ingest.followed import Followed
 from streamrecon.ingest.ledger import Ledger
 from streamrecon.ingest.ledger_schema import FileRecord
+from streamrecon.ingest.renames import Renames
 from streamrecon.ingest.scan import look_at
 from streamrecon.ingest.settle import FileState, Problem
 from streamrecon.ingest.tracked import CollectSettings, Manifest, Reporter, ends_cleanly, printable_row
@@ -33,16 +34,24 @@ class ManifestReader:
     followed : Followed
     ledger : Ledger
     reporter : Reporter
+    renames : Renames
     """
 
     def __init__(
-        self, root: Path, settings: CollectSettings, followed: Followed, ledger: Ledger, reporter: Reporter
+        self,
+        root: Path,
+        settings: CollectSettings,
+        followed: Followed,
+        ledger: Ledger,
+        reporter: Reporter,
+        renames: Renames,
     ) -> None:
         self._root = root
         self._settings = settings
         self._followed = followed
         self._ledger = ledger
         self._reporter = reporter
+        self._renames = renames
         # what was read and is not in the ledger yet
         self._records: dict[str, FileRecord] = {}
 
@@ -128,9 +137,7 @@ class ManifestReader:
             else:
                 stack.settle.observe(sighting.size, sighting.mtime_ns, now)
         if stack.known is None:
-            stack.known = bytearray()
-            for index in self._ledger.known_sections(stack.name):
-                stack.note_known(index)
+            self._renames.recall(stack)
         fresh = np.array([not stack.is_known(i) for i in table.stack_index.tolist()], np.bool_)
         rows = {row.stack_index: row for row in table_to_rows(table.select(fresh))}
         if not rows.keys() <= stack.rows.keys():

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import msgspec
 import structlog
 
-from streamrecon.errors import StreamReconError
+from streamrecon.errors import IngestError, StreamReconError
 from streamrecon.ingest.examine import Examined, examine_stack, problem_of
+from streamrecon.ingest.fingerprint import Fingerprint, fingerprint
 from streamrecon.ingest.followed import Followed
 from streamrecon.ingest.ledger import Ledger
 from streamrecon.ingest.ledger_schema import FileRecord
 from streamrecon.ingest.metrics import IngestMetrics
+from streamrecon.ingest.renames import Renames
 from streamrecon.ingest.scan import Sighting, look_at
 from streamrecon.ingest.settle import FileState, Problem
 from streamrecon.ingest.tracked import CollectSettings, Reporter, Stack
+from streamrecon.io import check_complete, probe_stack
 from streamrecon.transport.table_wire import ParticleRow
 
 _log = structlog.get_logger(__name__)
@@ -28,21 +32,31 @@ class StackTaker:
     ledger : Ledger
     metrics : IngestMetrics
     reporter : Reporter
+    renames : Renames
     """
 
     def __init__(
-        self, settings: CollectSettings, followed: Followed, ledger: Ledger, metrics: IngestMetrics, reporter: Reporter
+        self,
+        settings: CollectSettings,
+        followed: Followed,
+        ledger: Ledger,
+        metrics: IngestMetrics,
+        reporter: Reporter,
+        renames: Renames,
     ) -> None:
         self._settings = settings
         self._followed = followed
         self._ledger = ledger
         self._metrics = metrics
         self._reporter = reporter
+        self._renames = renames
         # what was examined and is not in the ledger yet
-        self._examined: list[tuple[Stack, Examined, Sighting]] = []
+        self._examined: list[tuple[Stack, Examined, Sighting, Fingerprint]] = []
 
     def due(self, stack: Stack, now: float) -> bool:
         """Return True if a stack wants to be examined now."""
+        if not stack.settle.referred:
+            return stack.sought != self._followed.vanished and stack.settle.still(now)
         takeable = stack.settle.state(now) is FileState.READY and any(index < stack.sections for index in stack.rows)
         return takeable or stack.settle.wants_probe(now)
 
@@ -55,12 +69,17 @@ class StackTaker:
         if stack.settle.observe(sighting.size, sighting.mtime_ns, now):
             self._followed.changed_at = now
             return
+        if not stack.settle.referred:
+            self._seek(stack, now)
+            return
         problem: Problem | None = None
         examined: Examined | None = None
+        seen: Fingerprint | None = None
         manifest = min(stack.manifests, default=stack.path)
         sampling = self._ledger.sampling()
         try:
             examined = examine_stack(stack.path, stack.rows, manifest, sampling, require_ctf=self._settings.require_ctf)
+            seen = fingerprint(stack.path, examined.probe.nz)
         except StreamReconError as error:
             problem = problem_of(error)
         except Exception as error:  # as for manifests
@@ -71,12 +90,12 @@ class StackTaker:
             # It changed under our eyes: what was found says nothing.
             self._followed.observe(stack.path, after, now)
             return
-        if examined is None:
+        if examined is None or seen is None:
             if problem is not None and problem != stack.settle.problem:
                 _log.info("stack_not_usable", name=stack.name, kind=problem.kind, reason=problem.reason)
             stack.settle.probed(problem, now)
             return
-        self._examined.append((stack, examined, sighting))
+        self._examined.append((stack, examined, sighting, seen))
         if sampling is None:
             # the first stack of a session decides what the next is held against
             self.record(now)
@@ -86,22 +105,25 @@ class StackTaker:
         if not self._examined:
             return
         with self._ledger.transaction():
-            for stack, examined, sighting in self._examined:
-                self._take_stack(stack, examined, sighting)
-        for stack, _, _ in self._examined:
+            for taken in self._examined:
+                self._take_stack(*taken)
+        for stack, *_ in self._examined:
             stack.settle.probed(None, now)
         self._examined.clear()
         self._followed.changed_at = now
 
-    def _take_stack(self, stack: Stack, examined: Examined, sighting: Sighting) -> None:
-        released: list[ParticleRow] = []
+    def _take_stack(self, stack: Stack, examined: Examined, sighting: Sighting, seen: Fingerprint) -> None:
         with self._ledger.transaction():
             before = self._ledger.stack_signature(stack.name)
+            self._renames.settle(stack, seen)
             if before is not None and before != (sighting.size, sighting.mtime_ns):
-                released = self._ledger.release(stack.name)
+                # those set aside are looked at again, now that the stack has changed
+                released = self._ledger.release(stack.origin or stack.name)
+                stack.take_back(row for row in released if row.stack_index not in examined.rows)
+            rows = {i: _of(stack, row) for i, row in examined.rows.items() if not stack.is_known(i)}
+            bad = {i: why for i, why in examined.bad.items() if i in rows}
             ready = self._ledger.add_particles(
-                {row.identity: row for row in examined.rows.values()},
-                {examined.rows[i].identity: why for i, why in examined.bad.items()},
+                {row.identity: row for row in rows.values()}, {rows[i].identity: why for i, why in bad.items()}
             )
             self._ledger.put_stack(
                 FileRecord(
@@ -117,20 +139,33 @@ class StackTaker:
                 self._ledger.put_sampling(examined.sampling)
         stack.sections = examined.probe.nz
         for index in examined.rows:
-            del stack.rows[index]
+            stack.rows.pop(index, None)
             stack.note_known(index)
-        for row in released:
-            # They are looked at again, now that the stack has changed.
-            if row.stack_index not in examined.rows:
-                stack.rows[row.stack_index] = row
         if ready:
             self._metrics.stack_ready(ready)
             _log.info("stack_ready", name=stack.name, particles=ready)
-        self._reporter.note_bad_rows(stack, examined.bad.values())
+        self._reporter.note_bad_rows(stack, bad.values())
+
+    def _seek(self, stack: Stack, now: float) -> None:
+        """Ask whether a stack that no manifest names is one that vanished: its particles may still have to be read."""
+        stack.sought = self._followed.vanished
+        try:
+            probe = probe_stack(stack.path)
+            check_complete(probe)
+            seen = fingerprint(stack.path, probe.nz)
+        except IngestError:
+            return  # what is wrong with it is said once a manifest names it
+        origin = self._renames.find(stack, seen)
+        if origin is None:
+            return
+        with self._ledger.transaction():
+            self._renames.become(stack, origin)
+        stack.settle.refer(now)
+        self._followed.changed_at = now
 
     def give_up_rows(self, stack: Stack, now: float) -> None:
         """Set aside the rows past a stack's end once it has stood still for too long to grow any more."""
-        beyond = {i: row for i, row in stack.rows.items() if i >= stack.sections}
+        beyond = {i: _of(stack, row) for i, row in stack.rows.items() if i >= stack.sections}
         waited = min(stack.settle.unchanged_seconds(now), now - stack.rows_at)
         if not beyond or waited < self._settings.orphan_seconds:
             return
@@ -148,3 +183,10 @@ class StackTaker:
             del stack.rows[index]
             stack.note_known(index)
         self._reporter.note_bad_rows(stack, bad.values())
+
+
+def _of(stack: Stack, row: ParticleRow) -> ParticleRow:
+    """Return a row under the name by which the ledger knows the stack."""
+    if stack.origin is None or row.stack_name == stack.origin:
+        return row
+    return msgspec.structs.replace(row, stack_name=stack.origin)

@@ -50,7 +50,10 @@ class Tracked:
 class Stack(Tracked):
     """A stack; ``rows`` are those that manifests place in it and that are not in the ledger yet.
 
-    ``known`` has a 1 for each section that is in the ledger; None until it is asked for.
+    ``known`` has a 1 for each section that is in the ledger; None until it is asked for. ``origin`` is the name under
+    which the stack's particles are in the ledger: that of the file when it was first read; None while its name is that
+    of another stack, which was renamed. ``sought`` is how many stacks had vanished when it was last asked whether it is
+    one of them.
     """
 
     rows: dict[int, ParticleRow] = field(default_factory=dict)
@@ -58,6 +61,8 @@ class Stack(Tracked):
     manifests: set[Path] = field(default_factory=set)
     known: bytearray | None = None
     sections: int = 0
+    origin: str | None = None
+    sought: int = -1
 
     def is_known(self, index: int) -> bool:
         """Return True if the ledger has that section."""
@@ -69,6 +74,13 @@ class Stack(Tracked):
         if index >= len(self.known):
             self.known.extend(bytes(index + 1 - len(self.known)))
         self.known[index] = 1
+
+    def take_back(self, rows: Iterable[ParticleRow]) -> None:
+        """Take rows that the ledger had and has no longer: they are examined anew."""
+        for row in rows:
+            self.rows[row.stack_index] = row
+            if self.known is not None and row.stack_index < len(self.known):
+                self.known[row.stack_index] = 0
 
     def why_orphan(self) -> str:
         """Return which counterpart is missing."""
