@@ -11,6 +11,7 @@ import structlog
 from streamrecon.errors import CheckpointCorrupt, LedgerCorrupt
 from streamrecon.ingest.ledger import Ledger
 from streamrecon.state.checkpoint import CheckpointStore
+from tests.e2e.daemon import ended
 from tests.faults.exactly_once import assert_exactly_once
 from tests.faults.microscope import PER_MICROGRAPH, PacedSession
 
@@ -107,7 +108,7 @@ def go_on(session, choose):
         file.truncate(choose.randrange(4096, ledger.stat().st_size))
     session.deliver_all()
     with session.run("--until-idle", "2") as daemon:
-        code = daemon.wait(timeout=60)
+        code = ended(daemon, 60)
     assert code == 3, session.logged()[-3000:]
     refusal = next(line for line in session.logged().splitlines() if "ledger_corrupt" in line)
     shutil.copyfile(kept, ledger)

@@ -8,7 +8,7 @@ import time
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
-from tests.e2e.daemon import started, wait_for
+from tests.e2e.daemon import ended, started, wait_for
 from tests.faults.exactly_once import assert_exactly_once, folded
 from tests.faults.microscope import PER_MICROGRAPH, PacedSession
 
@@ -115,7 +115,7 @@ def run_full_disk(folder, disk, *, seed=1, full_seconds=4.0):
         wait_for(lambda: folded(session) >= session.particles, worker)
         for process in (worker, ingest):  # the worker first: its last acknowledgements still reach the ledger
             process.send_signal(signal.SIGTERM)
-            assert process.wait(timeout=60) == 0, session.logged()[-3000:]
+            assert ended(process, 60) == 0, session.logged()[-3000:]
         complaint = next(line for line in session.logged().splitlines() if _SAID[disk][0] in line)
         assert str(full) in complaint or str(full.relative_to(folder)) in complaint, complaint
         assert "free space" in complaint

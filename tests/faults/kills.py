@@ -21,7 +21,7 @@ import mrcfile
 import numpy as np
 import psutil
 
-from tests.e2e.daemon import ENVIRONMENT, Session
+from tests.e2e.daemon import ENVIRONMENT, Patience, Session
 from tests.faults.exactly_once import assert_exactly_once, folded, pose_rows
 from tests.faults.microscope import NO_VISITS, PER_MICROGRAPH, PacedSession
 
@@ -146,10 +146,10 @@ def _kill(init, session, choose, report):
         init.look()
         time.sleep(min(0.05, max(0.0, deadline - time.monotonic())))
     names = {"ingest": ["ingest"], "worker": ["worker"], "supervisor": [], "all three": ["ingest", "worker"]}[victim]
-    end = time.monotonic() + _READY_SECONDS
+    patience = Patience(_READY_SECONDS)
     while not set(names) <= init.children().keys():
         init.look()
-        assert time.monotonic() < end, session.logged()[-3000:]
+        assert patience.lasts(), session.logged()[-3000:]
         time.sleep(0.02)
     doomed = [init.children().get(name) for name in names]
     if when < 0.2:
@@ -173,8 +173,8 @@ def _wait_for_work(init, session):
     """
     spool = session.output / "poses.rows"
     size = spool.stat().st_size if spool.exists() else 0
-    deadline = time.monotonic() + _READY_SECONDS
-    while time.monotonic() < deadline:
+    patience = Patience(_READY_SECONDS)
+    while patience.lasts():
         init.look()
         if spool.exists() and spool.stat().st_size > size:
             return
@@ -199,7 +199,11 @@ def _stop(init, session):
             init.process.terminate()
             break
         time.sleep(0.1)
-    assert init.process.wait(timeout=120) in (0, 1), session.logged()[-3000:]
+    patience = Patience(120)
+    while init.process.poll() is None:
+        assert patience.lasts(), session.logged()[-3000:]
+        time.sleep(0.05)
+    assert init.process.returncode in (0, 1), session.logged()[-3000:]
 
 
 def _read_log(session, report):

@@ -13,7 +13,7 @@ import psutil
 import zmq
 
 from streamrecon.transport import control_schema, feed_schema, schema
-from tests.e2e.daemon import wait_for
+from tests.e2e.daemon import ended, wait_for
 from tests.faults.exactly_once import assert_exactly_once, folded
 from tests.faults.microscope import PER_MICROGRAPH, PacedSession
 
@@ -78,7 +78,7 @@ def run_peers(folder, *, seconds=60.0, seed=1):
         )
         assert report.dropped > 0
         daemon.terminate()
-        assert daemon.wait(timeout=60) == 0, session.logged()[-3000:]
+        assert ended(daemon, 60) == 0, session.logged()[-3000:]
     session.finish()  # the last acknowledgements, which a stop leaves to the next start
     report.particles, _ = assert_exactly_once(session)
     return report

@@ -12,7 +12,7 @@ import numpy as np
 import psutil
 
 from streamrecon.compare.session import scrape
-from tests.e2e.daemon import wait_for
+from tests.e2e.daemon import ended, wait_for
 from tests.faults.microscope import PacedSession
 
 PARTICLES_A_STACK = 100
@@ -131,7 +131,7 @@ def run_soak(folder, *, seconds, seed=1, say=lambda _: None, series=None):
             "one was started again"
         )
         daemon.send_signal(signal.SIGTERM)
-        assert daemon.wait(timeout=300) == 0, session.logged()[-3000:]
+        assert ended(daemon, 300) == 0, session.logged()[-3000:]
     session.finish(1800)
     # visits in quiet moments add rows to the pose table: the export has each particle once
     exported = len(session.poses())
