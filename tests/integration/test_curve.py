@@ -19,7 +19,7 @@ from streamrecon.transport import schema
 from streamrecon.transport.feed_client import FeedClient
 from streamrecon.transport.keys import ClientKeys, ServerKeys, client_folder, make_client, make_server
 from streamrecon.transport.publisher import Publisher
-from tests.integration.test_feed import Server, fill
+from tests.integration.feed_helpers import Server, fill
 
 FREE_PORT = "tcp://127.0.0.1:0"
 

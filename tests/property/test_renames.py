@@ -169,7 +169,8 @@ class RenameMachine(RuleBasedStateMachine):
         What takes the place of a stack that is gone for good is that stack written anew: its particles are known.
         """
         before = self.home.get(name)
-        return before is None or (before in self.at.values() and self.seen[before] == self.sections[before])
+        there = any(life == before and place != name for place, life in self.at.items())
+        return before is None or (there and self.seen[before] == self.sections[before])
 
     def some_free_name(self, data):
         names = [name for name in NAMES if name not in self.at and self.is_free(name)]
