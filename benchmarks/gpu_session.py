@@ -82,7 +82,7 @@ def settled(backend: Backend, box: int) -> Engine:
     """Return an engine at full band that solves for the map as seldom as after the search."""
     settings, pixel_size = full_band(box)
     engine = Engine(settings, box, pixel_size, backend, _SEED, keep=True)
-    engine._starts[0]._annealer.settled_at = 1
+    engine._starts[0]._progress.annealer.settled_at = 1
     return engine
 
 
