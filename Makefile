@@ -33,7 +33,7 @@ docs: $(STAMP)  ## the documentation as a site, in site/; any broken link is an 
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 bench: $(STAMP)  ## the figures in docs/: minutes to hours, see benchmarks/README.md
-	$(BIN)/python -m benchmarks.kernels
+	$(BIN)/python -m benchmarks.roofline
 	$(BIN)/python -m benchmarks.throughput
 	$(BIN)/python -m benchmarks.convergence
 	$(BIN)/python -m benchmarks.relion_set

@@ -32,7 +32,7 @@ from streamrecon.reconstruct.settings import EngineSettings
 
 BOXES = (64, 128, 256, 384)
 _ANGSTROM = 204.8  # the box's length; the kernels do not depend on it
-_INSERTED = 8.0  # slices an image, assumed: benchmarks/kernels.py prints what a run inserts
+_INSERTED = 8.0  # slices an image, assumed: benchmarks/roofline.py prints what a run inserts
 _CHUNK = 256  # images a piece
 
 

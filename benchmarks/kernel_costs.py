@@ -1,4 +1,4 @@
-"""What each kernel of the CPU backend has to compute and to move, by formula; used by `benchmarks.kernels`.
+"""What each kernel of the CPU backend has to compute and to move, by formula; used by `benchmarks.roofline`.
 
 A multiplication or an addition is one FLOP, an exponential 14 (its polynomial, `exp_fast`), a sine or cosine 20. Bytes
 are what a kernel asks of the memory below its registers: every streamed array once in and once out, every gather and
@@ -38,6 +38,8 @@ class Shapes:
         Of the solved map, and of its padded transform.
     update_images : int
         Images between two solutions of the map.
+    tile_points : int
+        Points that all poses of an image go through before the next ones; 0: all of them.
     """
 
     box: int
@@ -58,6 +60,7 @@ class Shapes:
     map_box: int
     padded_box: int
     update_images: int
+    tile_points: int = 0
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,8 @@ def kernel_costs(s: Shapes) -> dict[str, Cost]:
     # (small box)^2 pixels into re and im of every ring point
     matrix = 4 * s.small_box**2 * 2 * ring_points
     weighed = 12 * s.points
+    # poses of an image lie close together: a tile's points touch four cache lines each, again and again
+    tile = 4 * 64 * s.tile_points if s.tile_points else s.accumulator_bytes
     return {
         # a real 2D FFT of N pixels: 2.5 N log2 N; the mask multiplies once
         "image FFT": Cost(
@@ -117,9 +122,11 @@ def kernel_costs(s: Shapes) -> dict[str, Cost]:
             s.samples * 4 * s.angles * 19, s.samples * s.angles * 4 * 64 + 4 * columns, planes * s.chunk
         ),
         # a point of a slice: locate 17, eight corners 42, phase 28, likelihood 16; 64 bytes gathered
-        "score_poses": Cost(103 * s.scored * s.points, 64 * s.scored * s.points + weighed, s.cube_bytes),
+        "score_poses": Cost(103 * s.scored * s.points, 64 * s.scored * s.points + weighed, min(tile, s.cube_bytes)),
         # locate 17, turn 6, phase 28, weights of 8 lanes 18, 4 x 8 lanes of multiply-add 64; 128 bytes in and out
-        "insert_slices": Cost(133 * s.inserted * s.points, 256 * s.inserted * s.points + weighed, s.accumulator_bytes),
+        "insert_slices": Cost(
+            133 * s.inserted * s.points, 256 * s.inserted * s.points + weighed, min(tile, s.accumulator_bytes)
+        ),
         # an update: 3 inverse FFTs and 1 FFT of M^3, 2 FFTs of the half maps; three passes in and out each, the
         # accumulators read 4 times, slices of all D directions; shared by the images between two updates
         "solve + cube": Cost(

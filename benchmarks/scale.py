@@ -1,7 +1,7 @@
 """Does cost stay linear in particles and memory flat, and what does a larger box cost?
 
 **Particles.** A pool of simulated particles of 64 px is folded again and again, each time under new names (stack and
-micrograph), as a session of that many would be; the band is held at 20 A, so that a particle costs little. A mark's row:
+micrograph), as a session of that many would be; the band is held at 20 A: particles cost little. At each mark:
 
   us/particle  processor time (user and system, this process) a particle since the last mark
   resident     resident memory; "anon" is what belongs to the process alone, the rest are pages of files (the store of
@@ -10,7 +10,8 @@ micrograph), as a session of that many would be; the band is held at 20 A, so th
 **Boxes.** An engine in refinement, its halves on their own, at a box's band (0.875 of Nyquist) with the true map as
 reference: processor milliseconds of one thread for an image that comes for the first time ("new": searched everywhere),
 for one that is visited again ("revisit"), and of an update of the map, and what that makes in images a second and core
-if the map is updated as often as the engine does. Other work on the machine makes these a little worse, not wrong.
+in a session of 20,000 particles (the more there are, the more seldom the map is updated). Other work on the machine
+makes these a little worse, not wrong.
 
 Example: python -m benchmarks.scale --particles 20000 --boxes 64 128
 """
@@ -33,6 +34,7 @@ from streamrecon.config.model import Config
 from streamrecon.particles import ParticleBatch
 from streamrecon.reconstruct.engine import Engine
 from streamrecon.reconstruct.kept import KeptParticles
+from streamrecon.reconstruct.progress import Progress
 from streamrecon.reconstruct.results import EngineState
 from streamrecon.reconstruct.settings import EngineSettings
 from streamrecon.simulate.microscope import Microscope, MicroscopeSettings
@@ -45,6 +47,7 @@ _SNR = 0.1
 _SHARE_OF_NYQUIST = 0.875
 _BOXES = (64, 96, 128, 192, 256)
 _NEVER = 10**9
+_HELD = 20_000  # particles in the sums, where it matters how often the map is updated
 
 
 def _replayed(pool: list[ParticleBatch], turn: int) -> Iterator[ParticleBatch]:
@@ -142,7 +145,7 @@ def box_row(box: int, n: int) -> dict[str, Any]:
     start = engine._starts[0]
     start._map.update()
     update = time.process_time() - began
-    every = EngineSettings().update_images
+    every = _images_between_updates()
     per_new, per_visit = new / n + update / every, again / n + update / every
     return {
         "box": box,
@@ -157,6 +160,17 @@ def box_row(box: int, n: int) -> dict[str, Any]:
         "evaluations": round(result.evaluations / n),
         "peak MiB": round(_peak_bytes() / 2**20),
     }
+
+
+def _images_between_updates() -> int:
+    """Return how often an engine with so many images in its sums solves for the map."""
+    progress = Progress(EngineSettings(), n_cells=1)
+    progress.annealer.settled_at, progress.stages.split, progress.done.held = 0, True, _HELD
+    for images in range(1, _HELD):
+        progress.done.image_visits = images
+        if progress.update_due:
+            return images
+    return _HELD
 
 
 def _refining(state: EngineState, reference: np.ndarray[Any, np.dtype[np.float32]], k_max: int) -> EngineState:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -106,11 +106,14 @@ def _started(
             yield program, tree
         finally:
             members = tree.members()
-            for process in members[:1]:
-                process.terminate()
-            _, alive = psutil.wait_procs(members, timeout=_PATIENCE_SECONDS)
-            for process in alive:
-                process.kill()
+            # in order first: it may have children to end itself
+            if program.poll() is None:
+                program.terminate()
+            psutil.wait_procs([program], timeout=_PATIENCE_SECONDS)
+            for process in members:
+                with suppress(psutil.Error):
+                    process.kill()
+            psutil.wait_procs(members, timeout=_PATIENCE_SECONDS)
             program.wait()
 
 
@@ -152,10 +155,11 @@ def watch(
     with _started(command, folder, log, environment) as (program, tree):
         while True:
             code = program.poll()
+            new = look_for_maps()
+            # after: what a map took is then never too low
             core_seconds, resident = tree.look()
             seconds = time.monotonic() - began
             result.peak_bytes = max(result.peak_bytes, resident)
-            new = look_for_maps()
             for found in new:
                 result.found.append(Found(found.maps, found.label, found.visits, core_seconds, seconds))
             last = seconds if new else last

@@ -17,6 +17,7 @@ from streamrecon.reconstruct.results import EngineStatus
 from streamrecon.reconstruct.settings import EngineSettings
 from streamrecon.reconstruct.stages import Stages
 
+_UPDATE_SHARE = 0.05  # of the images in the sums: as much must have come or changed for another map to be worth solving
 _SPLIT_SHARE = 0.9  # of all particles, where there are fewer than a window of them
 
 
@@ -52,8 +53,14 @@ class Progress:
 
     @property
     def update_due(self) -> bool:
-        """Whether the map is to be solved anew: at every batch until the search settles, then now and then."""
-        due = self._settings.update_images if self.annealer.settled else 1
+        """Whether the map is to be solved anew: at every batch until the search settles, then now and then.
+
+        In refinement the more seldom, the more images are in the sums: solving takes as long as some hundred images at
+        a large box, and a map of a twentieth more of them hardly differs.
+        """
+        due: float = self._settings.update_images if self.annealer.settled else 1
+        if self.stages.split:
+            due = max(due, _UPDATE_SHARE * self.done.held)
         return self.done.image_visits - self.done.last_update >= due
 
     @property

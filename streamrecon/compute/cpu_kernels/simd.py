@@ -2,7 +2,7 @@
 
 Two neighbours along x lie next to each other in memory, so a gather of a complex value is four
 128-bit loads and three vector lerps, and a scatter of (re, im, weight, 0) is four 256-bit updates.
-Measured on two Zen 3 cores (benchmarks/kernels.py): twice the rate of the scalar loop.
+Measured on two Zen 3 cores (benchmarks/roofline.py): twice the rate of the scalar loop.
 """
 
 from __future__ import annotations

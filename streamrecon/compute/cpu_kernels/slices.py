@@ -12,7 +12,7 @@ _ONE = np.float32(1.0)
 # Points that all poses of an image go through before the next ones: poses lie close together, so what one gathers from
 # the cube, or scatters into the sums, is in the second-level cache for those after it. At 112 shells it is a third of
 # the time (benchmarks/roofline.py); the band of a 64 px box is a single tile.
-_TILE = 1536
+TILE_POINTS = 1536
 
 
 @njit(inline="always")
@@ -67,13 +67,13 @@ def score_poses(cube, pad, kx, ky, box_size, cross_re, cross_im, power_weight, r
     step_y = np.int32(2 * cube.shape[2])
     step_z = np.int32(step_y * cube.shape[1])
     flat = cube.reshape(-1)
-    fx, fy, fz, sign = np.empty((4, _TILE), np.float32)
-    re, im = np.empty((2, _TILE), np.float32)
-    base = np.empty(_TILE, np.int32)
+    fx, fy, fz, sign = np.empty((4, TILE_POINTS), np.float32)
+    re, im = np.empty((2, TILE_POINTS), np.float32)
+    base = np.empty(TILE_POINTS, np.int32)
     for i in range(rotation.shape[0]):
         out[i, :] = _ZERO
-        for start in range(0, kx.shape[0], _TILE):
-            tile = slice(start, min(kx.shape[0], start + _TILE))
+        for start in range(0, kx.shape[0], TILE_POINTS):
+            tile = slice(start, min(kx.shape[0], start + TILE_POINTS))
             x, y = kx[tile], ky[tile]
             image_re, image_im, power = cross_re[i, tile], cross_im[i, tile], power_weight[i, tile]
             for j in range(rotation.shape[1]):
@@ -139,13 +139,13 @@ def insert_slices(
     step_y = np.int32(4 * accumulator.shape[2])
     step_z = np.int32(step_y * accumulator.shape[1])
     flat = accumulator.reshape(-1)
-    fx, fy, fz, sign = np.empty((4, _TILE), np.float32)
-    re, im = np.empty((2, _TILE), np.float32)
-    base = np.empty(_TILE, np.int32)
+    fx, fy, fz, sign = np.empty((4, TILE_POINTS), np.float32)
+    re, im = np.empty((2, TILE_POINTS), np.float32)
+    base = np.empty(TILE_POINTS, np.int32)
     inserted = 0
     for i in range(rotation.shape[0]):
-        for start in range(0, kx.shape[0], _TILE):
-            tile = slice(start, min(kx.shape[0], start + _TILE))
+        for start in range(0, kx.shape[0], TILE_POINTS):
+            tile = slice(start, min(kx.shape[0], start + TILE_POINTS))
             x, y = kx[tile], ky[tile]
             image_re, image_im, power = cross_re[i, tile], cross_im[i, tile], power_weight[i, tile]
             for j in range(rotation.shape[1]):

@@ -74,7 +74,7 @@ def test_scores_against_the_formula(backend, blobs, points, cube, rng):
 def wide():
     """A band of more points than the kernels take at once, and a cube of noise for it."""
     points = half_plane_points(45)
-    assert len(points) > 2 * slices._TILE
+    assert len(points) > 2 * slices.TILE_POINTS
     radius = PAD * points.k_max + 2
     shape = (2 * radius + 1, 2 * radius + 1, radius + 1)
     return points, np.random.default_rng(0).standard_normal((*shape, 2), np.float32)

@@ -10,13 +10,14 @@ as the kernel's (so that a kernel whose data fits a cache is held against that c
 timed where they run, one after the other on chunks of images, not each alone on warm data. The last lines add up:
 images/s of a settled engine. About two minutes; run it on an idle machine.
 
-Example: python -m benchmarks.kernels --box 64
+Example: python -m benchmarks.roofline --box 64
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -27,6 +28,7 @@ from benchmarks.kernel_chain import PROBE_SHARE, KernelChain
 from benchmarks.kernel_costs import kernel_costs
 from streamrecon.compute.backend import Array
 from streamrecon.compute.cpu import CpuBackend
+from streamrecon.compute.cpu_kernels.slices import TILE_POINTS
 
 _CASES = {64: (26, 200), 128: (56, 60), 256: (112, 20)}  # box: band, images
 _REPEATS = 8
@@ -78,7 +80,7 @@ def measure(box: int, threads: int, ceilings: dict[str, Any]) -> tuple[list[dict
     chain.measure()  # compiles, and touches every page
     runs = [chain.measure() for _ in range(_REPEATS if box < 256 else 2)]
     seconds = {name: min(run[name] for run in runs) for name in runs[0]}
-    costs = kernel_costs(chain.shapes())
+    costs = kernel_costs(replace(chain.shapes(), tile_points=TILE_POINTS))
     rows = []
     total = 0.0
     for name in [*costs, *(s for s in seconds if s not in costs and s != "the rest"), "the rest"]:
