@@ -96,21 +96,22 @@ def main() -> None:
     chosen = options.parse_args()
     print_machine()
     run_once(f1_atpase(), 0.1, 1000, seed=0)  # compiles, untimed
-    table, records, failures = [], {}, []
-    for name in chosen.only or SPECIMENS:
-        specimen = SPECIMENS[name](chosen.box)
-        case = Case(name, partial(SPECIMENS[name], chosen.box), chosen.snr, chosen.particles)
-        print(f"{specimen.name}, SNR {chosen.snr:g}, {chosen.particles} particles of {chosen.box} px", flush=True)
-        runs = []
-        for seed in range(chosen.first, chosen.first + chosen.seeds):
+    names = chosen.only or list(SPECIMENS)
+    specimens = {name: SPECIMENS[name](chosen.box) for name in names}
+    runs: dict[str, list[Run]] = {name: [] for name in names}
+    failures = []
+    # a seed of each, then the next: a run that is broken off has still seen every specimen
+    for seed in range(chosen.first, chosen.first + chosen.seeds):
+        for name, specimen in specimens.items():
             run = run_once(specimen, chosen.snr, chosen.particles, seed)
-            runs.append(run)
-            print(run.line(), flush=True)
+            runs[name].append(run)
+            print(f"{name:12s}{run.line()}", flush=True)
             if not run.converged:
                 failures.append(f"{name}, seed {seed}: {diagnosis(run, specimen.n_symmetric)}")
-                print(f"    {diagnosis(run, specimen.n_symmetric)}", flush=True)
-        table.append(row(case, runs))
-        records[name] = [run.figures() for run in runs]
+                print(f"    {failures[-1]}", flush=True)
+    cases = [Case(name, partial(SPECIMENS[name], chosen.box), chosen.snr, chosen.particles) for name in names]
+    table = [row(case, runs[case.name]) for case in cases]
+    records = {name: [run.figures() for run in made] for name, made in runs.items()}
     print()
     print_table(table)
     print("\n" + ("\n".join(["Failed:", *failures]) if failures else "None failed."))
