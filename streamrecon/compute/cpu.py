@@ -35,6 +35,37 @@ def _divide_by_profile(volume: Array, pad: int) -> Array:
     return np.asarray(volume / (profile[:, None, None] * profile[None, :, None] * profile[None, None, :]), _F32)
 
 
+def _middle_of_inverse(transform: Array, size: int) -> Array:
+    """Return the middle (size,)*3 of the inverse of a half-space transform (m, m, m/2 + 1), which is overwritten.
+
+    What lies outside the middle along an axis is dropped before the next axis is transformed: 7/12 of the work at twice
+    the size.
+    """
+    m = len(transform)
+    middle = slice((m - size) // 2, (m - size) // 2 + size)
+    planes = scipy.fft.ifft(transform, axis=0, overwrite_x=True)[middle]
+    rows = scipy.fft.ifft(planes, axis=1)[:, middle]
+    return np.asarray(scipy.fft.irfft(rows, n=m, axis=2)[..., middle])
+
+
+def _transform_of_padded(volume: Array, m: int, workers: int) -> Array:
+    """Return the half-space transform of a volume in the middle of (m, m, m) zeros; only what holds any is transformed.
+
+    The axes come in the order in which rfftn takes them.
+    """
+    size = len(volume)
+    middle = slice((m - size) // 2, (m - size) // 2 + size)
+    padded = np.zeros((size, size, m), _F32)
+    padded[..., middle] = volume
+    rows = scipy.fft.rfft(padded, axis=2, workers=workers)
+    wide = np.zeros((m, size, m // 2 + 1), np.complex64)
+    wide[middle] = rows
+    columns = scipy.fft.fft(wide, axis=0, overwrite_x=True, workers=workers)
+    full = np.zeros((m, m, m // 2 + 1), np.complex64)
+    full[:, middle] = columns
+    return np.asarray(scipy.fft.fft(full, axis=1, overwrite_x=True, workers=workers))
+
+
 class CpuBackend:
     """The engine's kernels on the host.
 
@@ -300,19 +331,11 @@ class CpuBackend:
         transform = np.empty((m, m, m // 2 + 1), np.complex64)
         regulariser32 = np.asarray(regulariser, _F32)
         grids.wiener_to_rfft(*accumulators, pad, k_max, regulariser32, _F32(scale), transform)
-        padded = scipy.fft.irfftn(transform, s=(m, m, m), overwrite_x=True)
-        edge = (m - map_box) // 2
-        middle = slice(edge, edge + map_box)
-        return _divide_by_profile(padded[middle, middle, middle], pad)
+        return _divide_by_profile(_middle_of_inverse(transform, map_box), pad)
 
     def cube(self, volume: Array, pad: int, radius: int) -> Array:
         """Return the half-space Fourier cube of a real-space map."""
-        m = pad * len(volume)
-        edge = (m - len(volume)) // 2
-        padded = np.zeros((m, m, m), _F32)
-        middle = slice(edge, edge + len(volume))
-        padded[middle, middle, middle] = _divide_by_profile(volume, pad)
-        transform = scipy.fft.rfftn(padded, workers=self.threads)
+        transform = _transform_of_padded(_divide_by_profile(volume, pad), pad * len(volume), self.threads)
         cube = np.empty((2 * radius + 1, 2 * radius + 1, radius + 1, 2), _F32)
         grids.rfft_to_cube(transform, cube)
         return cube
