@@ -12,6 +12,8 @@ session does in idle time. Columns:
   ceiling    FSC 0.5 of the map made with the true poses: relion_reconstruct's, or our own backprojection
 
 Example: python -m benchmarks.refinement --only relion --particles 5000 --sweeps 4
+At a real box's band (15 minutes on two idle cores, by the processor time of its parts):
+         python -m benchmarks.refinement --only f1 --box 128 --particles 20000 --snr 0.05 --sweeps 3
 """
 
 from __future__ import annotations
@@ -78,9 +80,9 @@ def relion_particles(folder: Path, particles: int, snr: float, seed: int) -> Set
     )  # fmt: skip
 
 
-def simulated_particles(particles: int, snr: float, seed: int) -> Set:
+def simulated_particles(particles: int, snr: float, seed: int, box: int = 64) -> Set:
     """Simulate F1-ATPase; the ceiling is our own backprojection at the true poses."""
-    specimen = f1_atpase()
+    specimen = f1_atpase(box)
     settings = Config()
     given = GivenPoses(settings.engine, len(specimen.volume), specimen.pixel_size_angstrom, CpuBackend())
     made, rotations = [], []
@@ -172,6 +174,7 @@ def main() -> None:
     options.add_argument("--snr", type=float, default=0.1)
     options.add_argument("--sweeps", type=int, default=4, metavar="N")
     options.add_argument("--seed", type=int, default=1)
+    options.add_argument("--box", type=int, default=64, metavar="PX", help="of the simulated set (default: 64)")
     options.add_argument("--only", choices=["relion", "f1"], help="only this set")
     chosen = options.parse_args()
     print_machine()
@@ -187,7 +190,7 @@ def main() -> None:
             if which == "relion":
                 data = relion_particles(folder, chosen.particles, chosen.snr, chosen.seed)
             else:
-                data = simulated_particles(chosen.particles, chosen.snr, chosen.seed)
+                data = simulated_particles(chosen.particles, chosen.snr, chosen.seed, chosen.box)
             print(f"\n{data.name}, {chosen.particles} particles, SNR {chosen.snr:g}, seed {chosen.seed}")
             rows = list(measure(data, chosen.sweeps, chosen.seed, folder / "session"))
             print_table(rows)
