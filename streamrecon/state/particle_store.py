@@ -8,6 +8,7 @@ write, an older checkpoint) is let go: such a particle stays in the sums as it i
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import zlib
@@ -24,6 +25,8 @@ from streamrecon.reconstruct.kept import Contribution, KeptLayout, KeptParticles
 from streamrecon.state.store_index import StoreIndex
 
 _FIRST_BYTES = 16 * 2**20
+# A disk without room: it may have some again.
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _log = structlog.get_logger(__name__)
 _SEAL = [("stamp", "<u8"), ("checksum", "<u4")]
 
@@ -71,13 +74,20 @@ class ParticleStore:
 
     Attributes
     ----------
+    capacity : int
+        Records that the file may have.
     dropped, lost : int
         Particles given up to make room, and for records that did not agree with the index.
 
     Raises
     ------
     StateError
-        The file cannot be made, or not even one record fits.
+        The file cannot be made, or not even one record is allowed.
+
+    Notes
+    -----
+    On a full disk nothing ends: the store keeps what it has room for, and grows once there is more. Checkpoints and
+    maps come first, so it takes at most half of what is free.
     """
 
     def __init__(self, path: Path | str, layout: KeptLayout, megabytes: int, index: StoreIndex | None = None) -> None:
@@ -94,7 +104,12 @@ class ParticleStore:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self.path.open("r+b" if self.path.exists() else "w+b")
-            self._map, self._records = self._mapped(max(1, min(self._on_disk, self.capacity)))
+            self._short = False
+            self._map: mmap.mmap | None = None
+            self._records = np.zeros(0, self._dtype)
+            have = min(self._on_disk, self.capacity)
+            if have:
+                self._map, self._records = self._mapped(have)
         except OSError as error:
             raise StateError(
                 f"{self.path}: the store of particles cannot be made ({error.strerror}); free space, or set "
@@ -132,10 +147,11 @@ class ParticleStore:
             The image visits so far: the time of this visit.
         """
         self._allocate(len(self) + len(kept))
-        n = min(len(kept), self.capacity)
+        n = min(len(kept), self._room)
+        self.dropped += len(kept) - n
         self._make_room(n)
         chosen = np.arange(len(kept) - n, len(kept))
-        places = self._index.add(n, self.capacity, log_evidence[chosen], kept.contribution.frame[chosen], visit)
+        places = self._index.add(n, self._room, log_evidence[chosen], kept.contribution.frame[chosen], visit)
         images = self._records["image"]
         for at, i in zip(places.tolist(), chosen.tolist(), strict=True):
             record = images[at]
@@ -194,6 +210,8 @@ class ParticleStore:
     def sync(self) -> None:
         """Make everything durable, and let go of the memory; from any thread."""
         held = self._map  # the file may grow meanwhile
+        if held is None:
+            return
         held.flush()
         # what is on disk need not be counted as ours
         held.madvise(mmap.MADV_DONTNEED)
@@ -201,13 +219,19 @@ class ParticleStore:
     def close(self) -> None:
         """Close the file; the store can be opened again."""
         del self._records
-        self._map.close()
+        if self._map is not None:
+            self._map.close()
         self._file.close()
 
     @property
     def _on_disk(self) -> int:
         """Records that the file has room for."""
         return os.fstat(self._file.fileno()).st_size // self._dtype.itemsize
+
+    @property
+    def _room(self) -> int:
+        """Records that there can be now."""
+        return min(self.capacity, len(self._records))
 
     def _mapped(self, n: int) -> tuple[mmap.mmap, NDArray[np.void]]:
         """Return a map of a file of n records; the disk has room for all of them, so that no write can fail later."""
@@ -217,16 +241,37 @@ class ParticleStore:
         return mapped, np.frombuffer(mapped, self._dtype)
 
     def _allocate(self, n: int) -> None:
-        """Let the file grow to hold n records, if it may and the disk has room; else that is all there will be."""
+        """Let the file grow to hold n records, if it may and the disk has room; else that is tried at the next put."""
         have = len(self._records)
         if n <= have or have >= self.capacity:
             return
         grown = min(self.capacity, max(n, have + have // 2, _FIRST_BYTES // self._dtype.itemsize))
+        size_before = os.fstat(self._file.fileno()).st_size
         try:
+            self._leave_half(grown * self._dtype.itemsize - size_before)
             self._map, self._records = self._mapped(grown)
         except OSError as error:
-            _log.warning("store_cannot_grow", path=str(self.path), particles=have, reason=error.strerror)
-            self.capacity = have
+            if error.errno not in _NO_ROOM:
+                raise StateError(
+                    f"{self.path}: the store of particles cannot grow ({error.strerror}); mend the disk, or set "
+                    "refinement.store_megabytes to 0"
+                ) from error
+            # what was allocated before there was no more is given back: others need it
+            os.ftruncate(self._file.fileno(), size_before)
+            if not self._short:
+                remedy = "free space: it grows again; new particles take the place of the worst of the oldest meanwhile"
+                _log.warning("store_cannot_grow", path=str(self.path), particles=have, remedy=remedy)
+            self._short = True
+            return
+        if self._short:
+            _log.info("store_grows_again", path=str(self.path), particles=len(self._records))
+        self._short = False
+
+    def _leave_half(self, n_bytes: int) -> None:
+        """Raise OSError if so many bytes more are over half of what is free."""
+        free = os.fstatvfs(self._file.fileno())
+        if n_bytes > free.f_bavail * free.f_frsize // 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def _write_contributions(self, particles: NDArray[np.integer], contribution: Contribution) -> None:
         places = self._index.turn(particles)
@@ -237,7 +282,7 @@ class ParticleStore:
             _seal(record, self._index.contribution_stamp(at))
 
     def _make_room(self, n: int) -> None:
-        short = n - (self.capacity - len(self))
+        short = n - (self._room - len(self))
         if short > 0:
             self._forget(self._index.oldest_worst(short))
             self.dropped += short

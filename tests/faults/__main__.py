@@ -64,6 +64,7 @@ def _options():
     )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--kill-minutes", type=float, metavar="MINUTES", help="kill no more after so long")
     parser.add_argument("--flips", type=int, default=2000)
     parser.add_argument("--cuts", type=int, default=500)
     parser.add_argument("--peer-seconds", type=float, default=120.0)

@@ -1,4 +1,4 @@
-"""A disk that is full while ledger, checkpoint, pose table and maps are written, and has room again later."""
+"""A disk that is full while ledger, checkpoint, pose table, maps and particles are kept, and has room again later."""
 
 import os
 import re
@@ -12,14 +12,17 @@ from tests.e2e.daemon import ended, started, wait_for
 from tests.faults.exactly_once import assert_exactly_once, folded
 from tests.faults.microscope import PER_MICROGRAPH, PacedSession
 
-DISKS = ("ledger", "worker", "both")
+DISKS = ("ledger", "worker", "both", "store")
 _DISK_BYTES = 48 * 2**20
+# enough for checkpoints and maps, too little for the store of particles, which takes 16 MiB and leaves as much
+_LEFT_BYTES = 20 * 2**20
 _FILLER = "filler"
 # what has to be said while there is no room
 _SAID = {
     "ledger": ("ledger_not_writable",),
     "worker": ("checkpoint_failed", "snapshot_failed"),
     "both": ("ledger_not_writable",),
+    "store": ("store_cannot_grow",),
 }
 
 
@@ -66,6 +69,13 @@ def fill(folder):
         os.close(descriptor)
 
 
+def fill_but_for(folder, n_bytes):
+    """Leave so many bytes free."""
+    fill(folder)
+    filler = folder / _FILLER
+    os.truncate(filler, filler.stat().st_size - n_bytes)
+
+
 def _wrote(descriptor, size):
     try:
         return os.write(descriptor, bytes(size)) > 0
@@ -81,6 +91,8 @@ def make_room(folder):
 def run_full_disk(folder, disk, *, seed=1, full_seconds=4.0):
     """Fill the disk of the ledger, of the worker or of both in mid-session; return a `DiskReport`.
 
+    "store": there is room for all but the store of particles, from the start on.
+
     Raises
     ------
     AssertionError
@@ -91,14 +103,17 @@ def run_full_disk(folder, disk, *, seed=1, full_seconds=4.0):
         outputs = {"ledger": folder / "ledger", "worker": session.output}
         if disk == "both":
             outputs["ledger"] = session.output
-        full = outputs["worker" if disk == "both" else disk]
+        full = outputs["ledger" if disk == "ledger" else "worker"]
         stack.enter_context(small_disk(full))
+        if disk == "store":
+            fill_but_for(full, _LEFT_BYTES)
         configs = {who: _config(session, who, output) for who, output in outputs.items()}
         ingest = stack.enter_context(started("ingest", "-c", configs["ledger"], log=session.log))
         worker = stack.enter_context(started("worker", "-c", configs["worker"], log=session.log))
         session.deliver(6)
         wait_for(lambda: folded(session) >= 6 * PER_MICROGRAPH, worker)
-        fill(full)
+        if disk != "store":
+            fill(full)
         began = time.monotonic()
         before = folded(session)
         session.deliver(4)
@@ -113,6 +128,9 @@ def run_full_disk(folder, disk, *, seed=1, full_seconds=4.0):
         make_room(full)
         session.deliver_all()
         wait_for(lambda: folded(session) >= session.particles, worker)
+        if disk == "store":
+            assert "checkpoint_failed" not in session.logged()
+            wait_for(lambda: "store_grows_again" in session.logged(), worker)
         for process in (worker, ingest):  # the worker first: its last acknowledgements still reach the ledger
             process.send_signal(signal.SIGTERM)
             assert ended(process, 60) == 0, session.logged()[-3000:]

@@ -97,10 +97,11 @@ class Init:
         self._log.close()
 
 
-def run_kills(folder, kills, *, seed=1, micrographs_a_kill=1, visits=False, say=lambda _: None):
+def run_kills(folder, kills, *, seed=1, micrographs_a_kill=1, visits=False, minutes=None, say=lambda _: None):
     """Kill, hold what is left against what was written, run it again without a fault; return a `KillReport`.
 
-    With ``visits`` kept particles are visited again in quiet moments, and it is not run again.
+    With ``visits`` kept particles are visited again in quiet moments, and it is not run again. After ``minutes`` no more
+    is killed.
 
     Raises
     ------
@@ -115,6 +116,8 @@ def run_kills(folder, kills, *, seed=1, micrographs_a_kill=1, visits=False, say=
     init = Init(session)
     try:
         for number in range(kills):
+            if minutes is not None and time.monotonic() > began + 60 * minutes:
+                break
             session.deliver(micrographs_a_kill)
             _kill(init, session, choose, report)
             say(f"kill {number + 1} of {kills}: {dict(report.kills)}")
@@ -123,7 +126,7 @@ def run_kills(folder, kills, *, seed=1, micrographs_a_kill=1, visits=False, say=
     finally:
         init.close()
     report.supervisor_restarts, report.gave_up = init.restarts, init.gave_up
-    session.finish(300)
+    session.finish(900)
     _read_log(session, report)
     report.particles, report.batches = assert_exactly_once(session)
     report.visits = len(pose_rows(session))
@@ -230,7 +233,7 @@ def uninterrupted(session, folder):
         ledger.execute("VACUUM INTO ?", (str(again.output / "ledger.sqlite"),))
     with closing(sqlite3.connect(again.output / "ledger.sqlite")) as ledger, ledger:
         ledger.execute("UPDATE batches SET state = 'queued', worker = '', leased_at = NULL, folded_at = NULL")
-    again.finish(300)
+    again.finish(900)
     return again
 
 

@@ -19,13 +19,14 @@ def _say(text):
 
 def kills(folder, options):
     """kill -9 at random moments."""
-    r = run_kills(folder / "plain", options.kills, seed=options.seed, say=_say)
+    r = run_kills(folder / "plain", options.kills, seed=options.seed, minutes=options.kill_minutes, say=_say)
     v = run_kills(
         folder / "visits",
         max(1, options.kills // 4),
         seed=options.seed + 1,
         micrographs_a_kill=4,
         visits=True,
+        minutes=options.kill_minutes and options.kill_minutes / 4,
         say=_say,
     )
     victims = ", ".join(f"{name} {n}" for name, n in sorted(r.kills.items()))
@@ -67,8 +68,10 @@ def disk(folder, options):
     return (
         "## Disk full\n\n"
         "The disk (48 MiB of tmpfs) of the ledger, of the worker (checkpoints, pose table, maps) or of both is filled to the "
-        "last byte\nin mid-session, while particles go on coming, and freed later. No process ends; the log names the file and "
-        "the remedy; all particles\nare folded exactly once in the end.\n\n"
+        "last byte\nin mid-session, while particles go on coming, and freed later; or there is room for all but the store of "
+        "particles from the start.\nNo process ends; the log names the file and the remedy; all particles are folded exactly "
+        "once in the end. The store takes at most half of what is\nfree, keeps what it has room for, and grows again when "
+        "there is more.\n\n"
         "| disk of | said | full for | folded before | in the end |\n| --- | --- | --- | --- | --- |\n"
         + "\n".join(rows)
         + "\n"

@@ -108,9 +108,9 @@ class RenameMachine(RuleBasedStateMachine):
     def copy(self, data):
         name = data.draw(st.sampled_from(sorted(n for n, life in self.at.items() if self.seen[life])))
         other = self.some_free_name(data)
-        if other is None:
-            return
         original = self.at[name]
+        if other is None or self.seed[original] == self.seed.get(self.home.get(other)):
+            return  # where these images were before: which of the two is the copy nobody can tell
         # while nobody has seen both, a copy whose original goes is a file that was moved
         self.pinned.add(original)
         life = self.new_life(self.sections[original], self.seed[original])
@@ -209,5 +209,5 @@ class RenameMachine(RuleBasedStateMachine):
 
 TestRenames = RenameMachine.TestCase
 TestRenames.settings = settings(
-    max_examples=30, stateful_step_count=25, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=12, stateful_step_count=25, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )

@@ -1,5 +1,7 @@
 """The particle store: bounded, in step with checkpoints whatever is interrupted, honest about what it gave up."""
 
+import errno
+import os
 from dataclasses import fields
 
 import numpy as np
@@ -125,18 +127,64 @@ def test_a_store_too_small_for_one_particle_says_so(tmp_path):
         ParticleStore(tmp_path / "s", big, 1)
 
 
-def test_a_full_disk_ends_its_growth_and_nothing_else(open_store, rng, monkeypatch):
+@pytest.mark.parametrize("what", ["from the start", "later"])
+def test_on_a_full_disk_it_keeps_what_it_can_and_grows_once_there_is_room(open_store, rng, monkeypatch, tmp_path, what):
     store = open_store()
+    monkeypatch.setattr("streamrecon.state.particle_store._FIRST_BYTES", 6 * RECORD)
+    if what == "later":
+        store.put(particles(rng, 5), np.arange(5.0), rows_of(5), 5)
+    size, have = (tmp_path / "particles.store").stat().st_size, len(store)
 
-    def full(*_):
-        raise OSError(28, "No space left on device")
+    def full(descriptor, _, length):
+        # as ext4 does: what there was room for is allocated, and the file longer
+        os.ftruncate(descriptor, length - 1)
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("streamrecon.state.particle_store.os.posix_fallocate", full)
-    store.put(particles(rng, 5), np.arange(5.0), rows_of(5), 5)
-    store.put(particles(rng, 5), np.arange(5.0), rows_of(5, 5), 10)
-    assert len(store) == store.capacity >= 1
-    assert store.dropped > 0
-    assert len(store.get(np.flatnonzero(store.index._entries["used"]))[0]) == len(store)
+    with monkeypatch.context() as disk:
+        disk.setattr("streamrecon.state.particle_store.os.posix_fallocate", full)
+        for first in (5, 10):
+            store.put(particles(rng, 5), 10 + np.arange(5.0), rows_of(5, first), first + 5)
+        assert (tmp_path / "particles.store").stat().st_size == size
+        assert len(store) == (6 if have else 0)
+        assert len(store) + store.dropped == have + 10
+        found, _, _ = store.get(np.flatnonzero(store.index._entries["used"]))
+        assert len(found) == len(store)
+        store.sync()
+    dropped = store.dropped
+    store.put(particles(rng, 20), np.arange(20.0), rows_of(20, 15), 35)
+    assert store.dropped == dropped
+    assert len(store) == (26 if have else 20)
+
+
+def test_it_leaves_half_of_what_is_free_to_others(open_store, rng, monkeypatch):
+    free = 4096 * 100
+    real = os.fstatvfs
+
+    def nearly_full(descriptor):
+        fields = list(real(descriptor))
+        fields[0] = fields[1] = 4096
+        fields[4] = free // 4096
+        return os.statvfs_result(fields)
+
+    monkeypatch.setattr("streamrecon.state.particle_store.os.fstatvfs", nearly_full)
+    monkeypatch.setattr("streamrecon.state.particle_store._FIRST_BYTES", RECORD)
+    store = open_store()
+    fits = free // 2 // RECORD
+    store.put(particles(rng, fits), np.arange(float(fits)), rows_of(fits), fits)
+    assert len(store) == fits
+    store.put(particles(rng, fits + 1), np.arange(fits + 1.0), rows_of(fits + 1, fits), 2 * fits)
+    assert len(store) == fits
+    assert store.dropped == fits + 1
+
+
+def test_a_disk_that_fails_otherwise_is_an_error(open_store, rng, monkeypatch):
+    def broken(*_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    store = open_store()
+    monkeypatch.setattr("streamrecon.state.particle_store.os.posix_fallocate", broken)
+    with pytest.raises(StateError, match=r"particles\.store: .*cannot grow \(Input/output error\)"):
+        store.put(particles(rng, 5), np.arange(5.0), rows_of(5), 5)
 
 
 def test_turns_go_to_the_worst_and_to_those_not_visited_for_longest(open_store, rng):
