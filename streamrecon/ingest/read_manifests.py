@@ -117,8 +117,7 @@ class ManifestReader:
                 reason = f"{manifest.path}: names {printable}, expected a UTF-8 name; rename the stack"
                 self._reporter.set_aside(printable, "unsupported_format", reason)
                 continue
-            named.add(Path(name))
-            self._refer(manifest, Path(name), table.select(rows), now)
+            named.add(self._refer(manifest, Path(name), table.select(rows), now))
         for path in manifest.stacks - named:
             self._unrefer(manifest, path)
         manifest.stacks = named
@@ -126,7 +125,8 @@ class ManifestReader:
         record = FileRecord(manifest.name, FileState.READY.value, size, mtime_ns, manifest.rows)
         self._records[manifest.name] = record
 
-    def _refer(self, manifest: Manifest, path: Path, table: ParticleTable, now: float) -> None:
+    def _refer(self, manifest: Manifest, path: Path, table: ParticleTable, now: float) -> Path:
+        """Hand a stack the rows that place particles in it; return its path, the one object that all share."""
         stack = self._followed.stacks.get(path) or self._followed.add_stack(path, now)
         stack.settle.refer(now)
         stack.manifests.add(manifest.path)
@@ -149,6 +149,7 @@ class ManifestReader:
         if problem is not None and problem.kind == "manifest_mismatch":
             stack.settle.recheck()
             self._followed.open_stacks[path] = stack
+        return stack.path
 
     def _unrefer(self, manifest: Manifest, path: Path) -> None:
         """A name was resolved to another place: forget the stack that it was first taken for."""

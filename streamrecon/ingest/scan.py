@@ -12,7 +12,7 @@ from pathlib import Path
 STACK_SUFFIXES = (".mrcs", ".mrc")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Sighting:
     """A file as it was at one moment; ``is_regular`` is False for a folder or device of that name."""
 

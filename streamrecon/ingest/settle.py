@@ -64,6 +64,18 @@ class FileSettle:
     caught up; mtime is only compared for equality, so a wrong wall clock does no harm.
     """
 
+    # there is one of them for each file of a session
+    __slots__ = (
+        "_busy_since",
+        "_now",
+        "_probed_at",
+        "_problem",
+        "_referred",
+        "_signature",
+        "_since",
+        "_times",
+    )
+
     def __init__(self, times: SettleTimes, now: float) -> None:
         self._times = times
         self._now = now

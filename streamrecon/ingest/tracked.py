@@ -36,7 +36,7 @@ class CollectSettings:
         return max(1.0, _PATIENCE_SETTLES * self.settle_seconds)
 
 
-@dataclass
+@dataclass(slots=True)  # there is one of them for each file of a session
 class Tracked:
     """A file that is followed; ``state`` is the one last told to the ledger."""
 
@@ -46,7 +46,7 @@ class Tracked:
     state: FileState | None = None
 
 
-@dataclass
+@dataclass(slots=True)
 class Stack(Tracked):
     """A stack; ``rows`` are those that manifests place in it and that are not in the ledger yet.
 
@@ -89,7 +89,7 @@ class Stack(Tracked):
         return f"{self.path}: no STAR or .cs file names it (yet)"
 
 
-@dataclass
+@dataclass(slots=True)
 class Manifest(Tracked):
     """A STAR or .cs file; ``reread_at`` is set if its last row was left out as perhaps cut."""
 

@@ -100,8 +100,8 @@ class Init:
 def run_kills(folder, kills, *, seed=1, micrographs_a_kill=1, visits=False, minutes=None, say=lambda _: None):
     """Kill, hold what is left against what was written, run it again without a fault; return a `KillReport`.
 
-    With ``visits`` kept particles are visited again in quiet moments, and it is not run again. After ``minutes`` no more
-    is killed.
+    With ``visits`` kept particles are visited again in quiet moments, and it is not run again. After ``minutes``
+    nothing more is killed.
 
     Raises
     ------
