@@ -18,6 +18,7 @@
     │   ├── CheckpointCorrupt
     │   └── CheckpointIncompatible
     ├── DeviceError                  the compute device cannot do what was asked
+    │   └── RankLost                 a process that works on one of several devices is gone (transient)
     └── NumericalError               a computation left the range where it means anything
 
 A message names the path, what was expected, what was found, and the remedy.
@@ -128,6 +129,12 @@ class CheckpointIncompatible(StateError):
 
 class DeviceError(StreamReconError):
     """The compute device cannot do what was asked of it."""
+
+
+class RankLost(DeviceError):
+    """One of several processes that share the work, one a device, has ended, hangs, or is out of step."""
+
+    transient = True
 
 
 class NumericalError(StreamReconError):

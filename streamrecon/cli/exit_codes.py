@@ -32,6 +32,7 @@ from streamrecon.errors import (
     LedgerCorrupt,
     NumericalError,
     ProtocolVersionError,
+    RankLost,
     StateError,
     StreamReconError,
     TransportError,
@@ -56,6 +57,7 @@ _CODES: tuple[tuple[type[StreamReconError], int], ...] = (
     (StateError, UNEXPECTED),
     (TransportError, TRANSPORT),
     (IngestError, INPUT),
+    (RankLost, UNEXPECTED),
     (DeviceError, DEVICE),
     (NumericalError, NUMERICAL),
 )

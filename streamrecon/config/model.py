@@ -64,7 +64,8 @@ class ComputeConfig(BaseModel):
 
     model_config = _FROZEN
     backend: Literal["auto", "cpu", "cuda"] = "auto"
-    device: Annotated[int, Field(ge=0)] = 0
+    devices: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1, max_length=64)] = (0,)
+    patience_seconds: Positive = 120.0
     memory_share: Annotated[float, Field(gt=0, le=1)] = 0.8
     cube_precision: Literal["single", "half"] = "single"
     tf32: bool = False

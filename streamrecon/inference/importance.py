@@ -12,7 +12,7 @@ Cappe et al. 2004, J. Comput. Graph. Stat. 13, 907; Brubaker, Punjani and Fleet 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -74,11 +74,6 @@ class PoseSamples:
     def best_pose(self, backend: Backend) -> tuple[Array, Array]:
         """Return rotation (n, 3, 3) and shift (n, 2) of each image's likeliest sample."""
         return backend.pick(self.rotation, self.best), backend.pick(self.shift, self.best)
-
-    def summary_on_host(self, backend: Backend) -> PoseSamples:
-        """Return the same with log-evidence and effective sample size on the host, where all of their readers are."""
-        evidence, size = backend.to_host(self.log_evidence), backend.to_host(self.effective_sample_size)
-        return replace(self, log_evidence=evidence, effective_sample_size=size)
 
     @classmethod
     def concatenate(cls, backend: Backend, pieces: Sequence[PoseSamples]) -> PoseSamples:

@@ -11,9 +11,12 @@ Cappe and Moulines 2009, J. R. Stat. Soc. B 71, 593, eq. 10 (online EM's running
 
 from __future__ import annotations
 
+from copy import copy
+
 import numpy as np
 
 from streamrecon.compute.backend import Array, Backend
+from streamrecon.reconstruct.collective import Collective
 
 _GAIN_LIMIT = 1e3
 
@@ -68,6 +71,14 @@ class Accumulator:
         if self.gain > _GAIN_LIMIT:
             self.grid *= np.float32(1.0 / self.gain)
             self.gain = 1.0
+
+    def summed(self, collective: Collective) -> Accumulator:
+        """Return an accumulator of what all ranks hold together; they grow and forget alike."""
+        if collective.size == 1:
+            return self
+        total = copy(self)
+        total.grid = collective.sum(self.grid)
+        return total
 
     def load(self, grid: Array, gain: float, level: float) -> None:
         """Take up a saved grid, its gain and its level."""

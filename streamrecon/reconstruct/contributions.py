@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from streamrecon.compute.backend import Array, Backend
 from streamrecon.fourier.points import HalfPlanePoints, half_plane_points, points_within
+from streamrecon.inference.compact import CompactImages
 from streamrecon.inference.importance import PoseSamples
-from streamrecon.inference.observation import Observations
 from streamrecon.reconstruct.half_maps import HalfMaps
 from streamrecon.reconstruct.kept import Contribution, KeptLayout, KeptParticles, contribution_of
 
@@ -36,6 +36,8 @@ def insert(
     amplitude: Array,
     epoch: int,
     frame: int,
+    *,
+    counts: bool = True,
 ) -> Contribution:
     """Insert a batch, and return what went in.
 
@@ -45,6 +47,8 @@ def insert(
         Without the inlier probability.
     inlier : ndarray, (n,), on the host
     inverse_noise : ndarray, (n, n_shells), on the host
+    counts : bool
+        False adds nothing: these images are in another rank's sums.
     """
     to_host = backend.to_host
     noise = inverse_noise[:, : points.k_max + 1] * inlier[:, None]
@@ -56,17 +60,28 @@ def insert(
     )
     contribution = contribution_of(found, minimum_weight, noise, layout, amplitude, halves.level, epoch, frame)
     put = _on_device(backend, contribution.samples())
-    halves.insert(n_a, put, weighed * backend.to_device(inlier)[:, None], points, _NOTHING)
+    halves.insert(n_a, put, weighed * backend.to_device(inlier)[:, None], points, _NOTHING, sign=float(counts))
     return contribution
 
 
-def remove(halves: HalfMaps, backend: Backend, kept: KeptParticles, n_a: int, layout: KeptLayout, epoch: int) -> int:
-    """Take out what particles are in the sums with; return how many were in these sums.
+def remove(
+    halves: HalfMaps,
+    backend: Backend,
+    kept: KeptParticles,
+    n_a: int,
+    layout: KeptLayout,
+    epoch: int,
+    *,
+    counts: bool = True,
+) -> NDArray[np.bool_]:
+    """Take out what particles are in the sums with; return which were in these sums, (n,).
 
     Parameters
     ----------
     kept : KeptParticles
         Sorted: the first ``n_a`` belong to half a.
+    counts : bool
+        False takes nothing out: another rank does.
     """
     old = kept.contribution
     there = old.epoch == epoch
@@ -80,8 +95,8 @@ def remove(halves: HalfMaps, backend: Backend, kept: KeptParticles, n_a: int, la
         weighed = _weighed_again(backend, kept.take(rows), points, layout)
         part = int(np.count_nonzero(rows < n_a))
         poses = _on_device(backend, old.take(rows).samples(factor[rows]))
-        halves.insert(part, poses, weighed, points, _NOTHING, sign=-1.0)
-    return int(np.count_nonzero(there))
+        halves.insert(part, poses, weighed, points, _NOTHING, sign=-float(counts))
+    return np.asarray(there)
 
 
 def _weighed_again(backend: Backend, kept: KeptParticles, points: HalfPlanePoints, layout: KeptLayout) -> Array:
@@ -120,17 +135,20 @@ def modes_of(contribution: Contribution, backend: Backend) -> PoseSamples:
 
 
 def kept_of(
-    observations: Observations, ctf_coefficients: Array, frequency_step: Array, n_a: int, contribution: Contribution
-) -> KeptParticles | None:
-    """Return a batch as it is kept, None if its images were not encoded."""
-    if observations.compact is None:
-        return None
+    images: CompactImages,
+    ctf_coefficients: Array,
+    frequency_step: Array,
+    group: NDArray[np.integer],
+    n_a: int,
+    contribution: Contribution,
+) -> KeptParticles:
+    """Return a batch as it is kept."""
     n = len(contribution)
     return KeptParticles(
-        images=observations.compact,
+        images=images,
         ctf_coefficients=np.asarray(ctf_coefficients, np.float32),
         frequency_step=np.asarray(frequency_step, np.float32),
-        group=np.asarray(observations.group, np.int32),
+        group=np.asarray(group, np.int32),
         half=(np.arange(n) >= n_a).astype(np.int8),
         contribution=contribution,
     )

@@ -17,6 +17,7 @@ from streamrecon.compute.backend import Backend
 from streamrecon.errors import CheckpointIncompatible, NumericalError
 from streamrecon.optics.group import OpticsGroup
 from streamrecon.particles import ParticleBatch
+from streamrecon.reconstruct.collective import ALONE, Collective
 from streamrecon.reconstruct.extent import band_limit, geometry_for
 from streamrecon.reconstruct.kept import KeptLayout, KeptParticles
 from streamrecon.reconstruct.results import BatchResult, EngineState, EngineStatus, Snapshot, joined_results
@@ -41,6 +42,9 @@ class Engine:
         Same seed, same batches in the same order: the same map, bit for bit.
     keep : bool
         Hand out with each batch what `revisit` needs.
+    collective : Collective
+        The processes that this reconstruction is shared by: each has an engine of its own and calls the same methods
+        with the same arguments, `snapshot` and `state` included. The same map as of one, to rounding.
 
     Raises
     ------
@@ -57,6 +61,7 @@ class Engine:
         seed: int = 0,
         *,
         keep: bool = False,
+        collective: Collective = ALONE,
     ) -> None:
         if box_size % 2 or box_size < 32:
             raise NumericalError(
@@ -68,6 +73,7 @@ class Engine:
         self._backend = backend
         self._seed = seed
         self._keep = keep
+        self._collective = collective
         self._groups: list[OpticsGroup] = []
         self._starts = {number: self._start(number) for number in range(settings.starts)}
         self._evidence = dict.fromkeys(self._starts, 0.0)
@@ -77,8 +83,9 @@ class Engine:
     def _start(self, number: int) -> Trajectory:
         # only the leader's poses are handed out, and so only they can be revisited
         return Trajectory(
-            self.settings, self.geometry, self._k_limit, self._backend, (self._seed, number), keep=self._keep
-        )
+            self.settings, self.geometry, self._k_limit, self._backend, (self._seed, number), keep=self._keep,
+            collective=self._collective,
+        )  # fmt: skip
 
     @property
     def layout(self) -> KeptLayout | None:
@@ -205,6 +212,9 @@ class Engine:
             images_per_second=status.images_per_second / self.starts,
             step_seconds=status.step_seconds * self.starts,
         )
+
+    def close(self) -> None:
+        """Nothing to let go of."""
 
     def state(self) -> EngineState:
         """Return a copy of the state, safe to write while the engine goes on."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -15,6 +16,7 @@ from streamrecon.inference.importance import PoseSamples
 from streamrecon.inference.observation import ImageGeometry
 from streamrecon.particles import HALVES
 from streamrecon.reconstruct.accumulator import Accumulator
+from streamrecon.reconstruct.collective import ALONE, Collective, agreed
 from streamrecon.reconstruct.mapping import MapSolver, PriorChoice, SolvedMap
 
 PAD = 2
@@ -24,6 +26,8 @@ _START_FSC = 0.5  # the prior of the very first map: as much signal as noise
 class HalfMaps:
     """Running sums of both halves, and the latest map solved from them.
 
+    Where several processes share the work, each gathers its own images, and all solve for the map of all.
+
     Attributes
     ----------
     fsc : ndarray, (n,) float32
@@ -32,8 +36,16 @@ class HalfMaps:
         None before the first `solve`.
     """
 
-    def __init__(self, backend: Backend, geometry: ImageGeometry, k_max: int, prior: PriorChoice | None = None) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        geometry: ImageGeometry,
+        k_max: int,
+        prior: PriorChoice | None = None,
+        collective: Collective = ALONE,
+    ) -> None:
         self._backend = backend
+        self._collective = collective
         self._box_size = geometry.box_size
         self._solver = MapSolver(backend, geometry, prior)
         self._accumulators = (Accumulator(backend, PAD, k_max), Accumulator(backend, PAD, k_max))
@@ -90,7 +102,14 @@ class HalfMaps:
 
     def peek(self, k_max: int) -> SolvedMap:
         """Solve for the map up to ``k_max`` and change nothing."""
-        return self._solver.solve(self._accumulators, k_max, self.fsc, self.latest)
+        solved = self._solver.solve(self._sums(), k_max, self.fsc, self.latest)
+        # the band and the stages follow it: it must be the same everywhere
+        return replace(solved, fsc=agreed(self._collective, solved.fsc))
+
+    def _sums(self) -> tuple[Accumulator, Accumulator]:
+        """Return what all ranks have gathered together; what each has gathered stays where it is."""
+        a, b = (accumulator.summed(self._collective) for accumulator in self._accumulators)
+        return a, b
 
     def common_reference(self) -> Array:
         """Return the latest map: what both halves are posed against in ab initio."""
@@ -141,7 +160,7 @@ class HalfMaps:
 
     def state(self) -> tuple[dict[str, Array], dict[str, float]]:
         """Return what a checkpoint needs: arrays on the host, and scalars."""
-        arrays = {f"accumulator_{h}": self._accumulators[i].grid for i, h in enumerate(HALVES)}
+        arrays = {f"accumulator_{h}": sums.grid for h, sums in zip(HALVES, self._sums(), strict=True)}
         scalars: dict[str, float] = {"gain": self._accumulators[0].gain, "level": self.level}
         if self.latest is not None:
             arrays |= {
@@ -157,6 +176,8 @@ class HalfMaps:
         """Take up what `state` gave."""
         for i, h in enumerate(HALVES):
             grid = self._backend.to_device(arrays[f"accumulator_{h}"])
+            if self._collective.rank:
+                grid = self._backend.zeros(grid.shape)  # rank 0 has them
             self._accumulators[i].load(grid, float(scalars["gain"]), float(scalars["level"]))
         self.fsc = np.array(arrays["fsc"], np.float32)
         if "map_full" in arrays:

@@ -8,16 +8,14 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from streamrecon.compute.backend import Array, Backend
+from streamrecon.compute.backend import Backend
 from streamrecon.errors import NumericalError
 from streamrecon.fourier.points import HalfPlanePoints
-from streamrecon.inference.importance import PoseSamples
 from streamrecon.inference.observation import Observations
 from streamrecon.reconstruct.amplitude import AmplitudeScale
 from streamrecon.reconstruct.health import Health, junk_log_evidence
 from streamrecon.reconstruct.noise import NoiseModel
-from streamrecon.reconstruct.posing import PoseEstimator
-from streamrecon.reconstruct.results import GroupHealth
+from streamrecon.reconstruct.results import BatchResult, GroupHealth
 
 
 class ImageModel:
@@ -34,7 +32,9 @@ class ImageModel:
         self._health = Health()
         self._amplitude = AmplitudeScale()
 
-    def meet(self, observations: Observations, names: Sequence[str]) -> None:
+    def meet(
+        self, group: NDArray[np.integer], power: NDArray[np.floating], mask_fill: float, names: Sequence[str]
+    ) -> None:
         """Take note of new images: they must be finite, and a group's first start its noise spectrum.
 
         Raises
@@ -42,20 +42,19 @@ class ImageModel:
         NumericalError
             An image's power is not finite.
         """
-        finite = np.asarray(np.isfinite(observations.power).all(axis=1))
+        finite = np.asarray(np.isfinite(power).all(axis=1))
         if not finite.all():
             bad = [name for name, good in zip(names, finite, strict=True) if not good]
             raise NumericalError(
                 f"{len(bad)} particles have a power spectrum that is not finite, the first is {bad[0]}; "
                 "leave them out, or rescale the images to ordinary values"
             )
-        group = observations.group
         self.noise.add_groups(int(group.max()) + 1)
         self._amplitude.add_groups(int(group.max()) + 1)
         for g in np.unique(group):
             if self.noise.is_new(int(g)):
                 rows = group == g
-                self.noise.update(group[rows], observations.power[rows], observations.mask_fill)
+                self.noise.update(group[rows], power[rows], mask_fill)
 
     def amplitude(self, group: NDArray[np.integer]) -> NDArray[np.float32]:
         """Return the amplitude of each image, (n,)."""
@@ -68,50 +67,55 @@ class ImageModel:
         scale = self._backend.to_device(self.amplitude(observations.group)[:, None])
         return replace(observations, ctf=observations.ctf * scale, ring_ctf=observations.ring_ctf * scale)
 
+    @property
+    def compares_amplitudes(self) -> bool:
+        """Whether there are several groups, so that amplitudes are worth measuring."""
+        return self._amplitude.needed
+
     def judge(
         self,
-        observations: Observations,
-        samples: PoseSamples,
-        inverse_noise: NDArray[np.float32],
+        group: NDArray[np.integer],
+        power: NDArray[np.floating],
+        mask_fill: float,
+        log_evidence: NDArray[np.floating],
         points: HalfPlanePoints,
     ) -> NDArray[np.float32]:
-        """Return each image's probability of being explained by the map, (n,).
-
-        Parameters
-        ----------
-        inverse_noise : ndarray, (n, n_shells), on the host
-        """
-        to_host = self._backend.to_host
+        """Return each image's probability of being explained by the map, (n,)."""
         counts = np.bincount(points.shell, minlength=points.k_max + 1)
-        power = observations.power
-        noise = inverse_noise[:, : power.shape[1]]
-        junk = junk_log_evidence(power, noise, counts, observations.mask_fill)
-        return self._health.inlier_probability(to_host(samples.log_evidence), junk)
+        noise = self.noise.inverse(group)[:, : power.shape[1]]
+        junk = junk_log_evidence(power, noise, counts, mask_fill)
+        return self._health.inlier_probability(log_evidence, junk)
 
     def learn(
         self,
-        poses: PoseEstimator,
-        observations: Observations,
-        samples: PoseSamples,
-        weighed: Array,
+        group: NDArray[np.integer],
+        residual: NDArray[np.floating],
+        mask_fill: float,
+        result: BatchResult,
         inlier: NDArray[np.float32],
-        points: HalfPlanePoints,
-        n_a: int,
+        amplitude_sums: tuple[NDArray[np.floating], NDArray[np.floating]] | None,
         *,
-        amplitude_shells: int,
         new: bool,
     ) -> None:
-        """Let noise, amplitudes and health follow a batch; ``amplitude_shells`` 0 leaves the amplitudes alone."""
-        group = observations.group
-        residual = poses.residual_power(observations, samples, points, n_a)
-        self.noise.update(group, residual, observations.mask_fill, inlier)
-        if self._amplitude.needed and amplitude_shells > 0:
-            match, power = poses.amplitude_sums(weighed, samples, points, n_a, amplitude_shells)
+        """Let noise, amplitudes and health follow a batch.
+
+        Parameters
+        ----------
+        residual : ndarray, (n, n_shells)
+            From `PoseEstimator.residual_power`.
+        result : BatchResult
+            What was found of each image.
+        amplitude_sums : two ndarray, (n,), or None
+            From `PoseEstimator.amplitude_sums`; None leaves the amplitudes alone.
+        new : bool
+            Whether these particles were never seen before.
+        """
+        self.noise.update(group, residual, mask_fill, inlier)
+        if amplitude_sums is not None:
+            match, power = amplitude_sums
             used = self._amplitude.scale[group]
             self._amplitude.update(group, inlier * match / used, inlier * power / used**2)
-        to_host = self._backend.to_host
-        evidence, size = to_host(samples.log_evidence), to_host(samples.effective_sample_size)
-        self._health.update(group, evidence, size, inlier, new=new)
+        self._health.update(group, result.log_evidence, result.effective_sample_size, inlier, new=new)
 
     def groups(self, names: Sequence[str], *, judged: bool) -> tuple[GroupHealth, ...]:
         """Return the health of every group."""

@@ -16,6 +16,7 @@ from streamrecon.fourier.points import half_plane_points
 from streamrecon.geometry.rotation import quaternion_from_rotation, rotation_from_quaternion
 from streamrecon.inference.compact import CompactImages
 from streamrecon.inference.importance import PoseSamples
+from streamrecon.reconstruct.collective import Share
 
 _Record = TypeVar("_Record", "Contribution", "KeptParticles", CompactImages)
 
@@ -147,6 +148,20 @@ def joined(parts: Sequence[_Record]) -> _Record:
         else:
             values.append(joined(column))
     return type(first)(*values)
+
+
+_Images = TypeVar("_Images", CompactImages, None)
+
+
+def joined_ranks(share: Share, contribution: Contribution, images: _Images) -> tuple[Contribution, _Images]:
+    """Return what all ranks' images added, and the images if given, in the batch's order."""
+    if share.alone:
+        return contribution, images
+    columns = [getattr(contribution, f.name) for f in fields(contribution)]
+    n = len(columns)
+    columns += [] if images is None else [getattr(images, f.name) for f in fields(images)]
+    joined_columns: list[Any] = share.join(*columns)
+    return Contribution(*joined_columns[:n]), images if images is None else CompactImages(*joined_columns[n:])
 
 
 def contribution_of(

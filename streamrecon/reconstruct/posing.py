@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -16,6 +17,7 @@ from streamrecon.geometry.quadrature import pose_cells
 from streamrecon.inference.importance import Band, PoseSamples, SamplingPlan, plan_rounds, refine_samples
 from streamrecon.inference.observation import ImageGeometry, Observations, Preparer
 from streamrecon.inference.search import GlobalSearch, SearchMap
+from streamrecon.reconstruct.collective import Share
 from streamrecon.reconstruct.half_maps import PAD
 from streamrecon.reconstruct.settings import EngineSettings
 
@@ -95,10 +97,9 @@ class PoseEstimator:
                 )
         return results
 
-    def probe(self, observations: Observations, inverse_noise: Array) -> NDArray[np.integer]:
-        """Return the cell histograms of the first fifth of the images (see `annealing`)."""
-        n = len(observations.group)
-        n_probe = max(1, int(np.ceil(_PROBE_SHARE * n)))
+    def probe(self, observations: Observations, inverse_noise: Array, share: Share) -> NDArray[np.integer]:
+        """Return the cell histograms of the first fifth of the batch's images (see `annealing`)."""
+        n_probe = share.of(max(1, int(np.ceil(_PROBE_SHARE * share.n))))
 
         def piece(reference: Reference, a: int, b: int) -> Array:
             found = self._search.search(
@@ -107,7 +108,11 @@ class PoseEstimator:
             return self._search.histogram(found)
 
         # annealing is over before the halves part, so that which reference serves hardly matters
-        return self._backend.to_host(self._backend.concatenate(self._run(piece, n_probe, n_probe)))
+        found = np.zeros((0, 0), np.int32)
+        if n_probe:
+            found = self._backend.to_host(self._backend.concatenate(self._run(piece, n_probe, n_probe)))
+        (histogram,) = share.join(found)
+        return histogram
 
     def weigh(self, observations: Observations, inverse_noise: Array, points: HalfPlanePoints, rows: slice) -> Array:
         """Return the weighed images of some rows, (3, n, n_points)."""
@@ -127,6 +132,7 @@ class PoseEstimator:
         temperature: float,
         n_a: int,
         rng: np.random.Generator,
+        share: Share,
         modes: PoseSamples | None = None,
     ) -> tuple[PoseSamples, Array]:
         """Search and importance-sample every image; also return the weighed images.
@@ -136,6 +142,12 @@ class PoseEstimator:
 
         Parameters
         ----------
+        n_a : int
+            Of this rank's images.
+        rng : numpy.random.Generator
+            Of the whole batch.
+        share : Share
+            Which of its images these are.
         modes : PoseSamples, optional
             Poses found earlier: as many draws again are made around them, and compete with those of the search.
         """
@@ -144,11 +156,12 @@ class PoseEstimator:
         plan = self._plan(points, temperature)
         rounds = len(plan.rotation_half_widths)
         defensive = round(self._settings.defensive_share * k)
-        start = backend.to_device(rng.random((n, 1 + rounds), np.float32))
-        pick_and_place = backend.to_device(rng.random((2, n, k, 4), np.float32))
+        draw = partial(self._draw, rng, share)
+        start = draw(1 + rounds)
+        pick_and_place = backend.to_device(share.own(rng.random((2, share.n, k, 4), np.float32), axis=1))
         pick, place = pick_and_place[0], pick_and_place[1]
-        moves = [backend.to_device(rng.random((n, count, 5), np.float32)) for count in plan.samples]
-        around = None if modes is None else self._draws(n, k, rng)
+        moves = [draw(count, 5) for count in plan.samples]
+        around = None if modes is None else (draw(), draw(k, 5))
 
         def piece(reference: Reference, a: int, b: int) -> tuple[PoseSamples, Array]:
             found = self._search.search(
@@ -178,6 +191,7 @@ class PoseEstimator:
         modes: PoseSamples,
         n_a: int,
         rng: np.random.Generator,
+        share: Share,
     ) -> tuple[PoseSamples, Array]:
         """Importance-sample every image around the poses found earlier; also return the weighed images."""
         backend, box = self._backend, self._geometry.box_size
@@ -189,9 +203,10 @@ class PoseEstimator:
             shift_half_widths=plan.shift_half_widths[1:],
             samples=plan.samples[1:],
         )
-        around = self._draws(n, k, rng)
-        start = backend.to_device(rng.random((n, _LOCAL_ROUNDS - 1), np.float32))
-        moves = [backend.to_device(rng.random((n, count, 5), np.float32)) for count in rest.samples]
+        draw = partial(self._draw, rng, share)
+        around = (draw(), draw(k, 5))
+        start = draw(_LOCAL_ROUNDS - 1)
+        moves = [draw(count, 5) for count in rest.samples]
 
         def piece(reference: Reference, a: int, b: int) -> tuple[PoseSamples, Array]:
             first = self._around(modes, plan, (around[0][a:b], around[1][a:b]), slice(a, b))
@@ -203,10 +218,9 @@ class PoseEstimator:
         weighed = backend.concatenate([w for _, w in pieces], axis=1)
         return PoseSamples.concatenate(backend, [s for s, _ in pieces]), weighed
 
-    def _draws(self, n: int, k: int, rng: np.random.Generator) -> tuple[Array, Array]:
-        """Return the random numbers of one round of ``k`` proposals."""
-        to_device = self._backend.to_device
-        return to_device(rng.random(n, np.float32)), to_device(rng.random((n, k, 5), np.float32))
+    def _draw(self, rng: np.random.Generator, share: Share, *shape: int) -> Array:
+        """Return random numbers of a shape for each of this rank's images."""
+        return self._backend.to_device(share.own(rng.random((share.n, *shape), np.float32)))
 
     def _around(
         self, modes: PoseSamples, plan: SamplingPlan, random: tuple[Array, Array], rows: slice

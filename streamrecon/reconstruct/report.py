@@ -11,14 +11,13 @@ from streamrecon.geometry.rotation import random_rotations
 from streamrecon.inference.importance import PoseSamples
 from streamrecon.inference.observation import ImageGeometry
 from streamrecon.reconstruct.band import FSC_THRESHOLD
+from streamrecon.reconstruct.collective import Share
 from streamrecon.reconstruct.mapping import SolvedMap, resize_volume
 from streamrecon.reconstruct.results import BatchResult, EngineStatus, GroupHealth, Snapshot
 
 
-def batch_result(
-    backend: Backend, geometry: ImageGeometry, samples: PoseSamples, inlier: NDArray[np.float32] | None
-) -> BatchResult:
-    """Return the summary of a batch's posteriors; how long it took is not known here."""
+def batch_result(backend: Backend, geometry: ImageGeometry, samples: PoseSamples) -> BatchResult:
+    """Return the summary of posteriors; how long it took is not known here, nor who is an inlier."""
     rotation, shift = samples.best_pose(backend)
     to_host = backend.to_host
     return BatchResult(
@@ -29,15 +28,16 @@ def batch_result(
         log_evidence=to_host(samples.log_evidence),
         evaluations=samples.evaluations,
         step_seconds=0.0,
-        inlier=inlier,
     )
 
 
-def random_poses(backend: Backend, rng: np.random.Generator, n: int) -> PoseSamples:
-    """Return one random rotation an image, unshifted: what the first map is made of."""
+def random_poses(backend: Backend, rng: np.random.Generator, share: Share) -> PoseSamples:
+    """Return one random rotation for each of this rank's images, unshifted: what the first map is made of."""
     to_device = backend.to_device
+    rotation = share.own(random_rotations(rng, share.n)[:, None].astype(np.float32))
+    n = len(rotation)
     return PoseSamples(
-        rotation=to_device(random_rotations(rng, n)[:, None].astype(np.float32)),
+        rotation=to_device(rotation),
         shift=to_device(np.zeros((n, 1, 2), np.float32)),
         weight=to_device(np.ones((n, 1), np.float32)),
         log_evidence=np.zeros(n, np.float32),

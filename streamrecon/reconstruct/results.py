@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamrecon.particles import ParticleBatch
+from streamrecon.reconstruct.collective import Share
 from streamrecon.reconstruct.kept import KeptLayout, KeptParticles, joined
 
 STAGES = ("waiting", "searching", "settled", "refining")
@@ -56,6 +57,15 @@ class BatchResult:
             f.name: value[rows] for f in fields(self) if isinstance(value := getattr(self, f.name), np.ndarray)
         }
         return replace(self, **changed, kept=None if self.kept is None else self.kept.take(rows))
+
+    def joined_ranks(self, share: Share) -> BatchResult:
+        """Return the result of the whole batch where each rank has that of its images; one costs as much as another."""
+        if share.alone:
+            return self
+        names = ("rotation", "shift_angstrom", "pose_weight", "effective_sample_size", "log_evidence")
+        columns = share.join(*(getattr(self, name) for name in names))
+        joined: dict[str, Any] = dict(zip(names, columns, strict=True))
+        return replace(self, **joined, evaluations=round(self.evaluations * share.n / len(self.pose_weight)))
 
 
 def joined_results(parts: Sequence[BatchResult]) -> BatchResult:
@@ -190,3 +200,6 @@ class EngineLike(Protocol):
 
     def restore(self, state: EngineState) -> None:
         """Take up a state written by `state`."""
+
+    def close(self) -> None:
+        """Let go of what it holds beside memory."""

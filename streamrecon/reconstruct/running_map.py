@@ -13,6 +13,7 @@ from streamrecon.fourier.points import half_plane_points
 from streamrecon.fourier.shells import first_shell_below
 from streamrecon.inference.observation import ImageGeometry
 from streamrecon.reconstruct.band import GROWTH_THRESHOLD, choose_band
+from streamrecon.reconstruct.collective import ALONE, Collective
 from streamrecon.reconstruct.extent import join_shells
 from streamrecon.reconstruct.half_maps import HalfMaps
 from streamrecon.reconstruct.mapping import PriorChoice, SolvedMap
@@ -37,6 +38,8 @@ class RunningMap:
         Is given each new map.
     progress : Progress
         Decides what is due; told what was done.
+    collective : Collective
+        The processes whose sums make the map.
 
     Attributes
     ----------
@@ -53,6 +56,7 @@ class RunningMap:
         backend: Backend,
         poses: PoseEstimator,
         progress: Progress,
+        collective: Collective = ALONE,
     ) -> None:
         self._settings = settings
         self._geometry = geometry
@@ -62,7 +66,7 @@ class RunningMap:
         self._progress = progress
         self.points = half_plane_points(min(settings.start_shells, k_limit))
         prior = PriorChoice(settings.prior, settings.non_negative, settings.solvent_flattening)
-        self.halves = HalfMaps(backend, geometry, self.points.k_max, prior)
+        self.halves = HalfMaps(backend, geometry, self.points.k_max, prior, collective)
         self._volumes: tuple[Array, Array] | None = None
 
     @property

@@ -20,14 +20,16 @@ from streamrecon.inference.importance import PoseSamples
 from streamrecon.inference.observation import ImageGeometry, Observations
 from streamrecon.particles import ParticleBatch
 from streamrecon.reconstruct import contributions
+from streamrecon.reconstruct.collective import ALONE, Collective, Share
 from streamrecon.reconstruct.counters import Recent
 from streamrecon.reconstruct.image_model import ImageModel
-from streamrecon.reconstruct.kept import Contribution, KeptLayout, KeptParticles
+from streamrecon.reconstruct.kept import Contribution, KeptLayout, KeptParticles, joined_ranks
 from streamrecon.reconstruct.posing import PoseEstimator
 from streamrecon.reconstruct.progress import Progress
 from streamrecon.reconstruct.report import batch_result, random_poses, snapshot_of
 from streamrecon.reconstruct.results import BatchResult, EngineState, EngineStatus, Snapshot
 from streamrecon.reconstruct.running_map import RunningMap
+from streamrecon.reconstruct.seen import Seen
 from streamrecon.reconstruct.settings import EngineSettings
 
 
@@ -45,6 +47,8 @@ class Trajectory:
         The session's seed, and which start this is.
     keep : bool
         Hand out with each batch what is needed to visit its particles again.
+    collective : Collective
+        The processes that share each batch.
     """
 
     def __init__(
@@ -56,16 +60,18 @@ class Trajectory:
         seed: tuple[int, int],
         *,
         keep: bool = False,
+        collective: Collective = ALONE,
     ) -> None:
         self._settings = settings
         self._geometry = geometry
         self._backend = backend
         self._seed = seed
         self._keep = keep
+        self._collective = collective
         self._layout = KeptLayout(k_limit, settings.samples)
         self._poses = PoseEstimator(settings, geometry, backend)
         self._progress = Progress(settings, self._poses.cells.n_cells)
-        self._map = RunningMap(settings, geometry, k_limit, backend, self._poses, self._progress)
+        self._map = RunningMap(settings, geometry, k_limit, backend, self._poses, self._progress, collective)
         self._images = ImageModel(backend, geometry.box_size)
 
     @property
@@ -112,20 +118,28 @@ class Trajectory:
         coefficients = table.ctf_coefficients()
         steps = np.array([1.0 / (g.box_size * g.pixel_size_angstrom) for g in table.optics_groups], np.float32)
         step = steps[table.optics_group_index]
-        images = np.ascontiguousarray(batch.images, np.float32)
+        share = Share(self._collective, len(batch))
+        images = np.ascontiguousarray(share.own(batch.images), np.float32)
+        mine = (share.own(coefficients), share.own(step), share.own(group))
         band = half_plane_points(self._layout.band) if self._keep else None
-        observations = self._poses.preparer.prepare(images, coefficients, step, group, self._map.points, band)
-        self._images.meet(observations, batch.identities)
+        observations = self._poses.preparer.prepare(images, *mine, self._map.points, band)
+        (power,) = share.join(observations.power)
+        self._images.meet(group, power, observations.mask_fill, batch.identities)
         observations = self._images.scaled(observations)
         rng = self._random()
         if self._map.halves.latest is None:
-            self._start_from_random_poses(observations, n_a, rng)
-        noise = self._images.noise.inverse(group)
-        inverse_noise = self._backend.to_device(noise)
-        temperature = self._temperature(observations, inverse_noise)
-        samples, weighed = self._poses.sample(observations, inverse_noise, self._map.points, temperature, n_a, rng)
-        result, contribution = self._take_in(observations, noise, samples, weighed, temperature, n_a, None)
-        kept = contributions.kept_of(observations, coefficients, step, n_a, contribution)
+            self._start_from_random_poses(observations, share, n_a, rng)
+        seen = self._seen(share, observations, n_a, group, power)
+        temperature = self._temperature(seen)
+        samples, weighed = self._poses.sample(
+            observations, seen.inverse_noise, self._map.points, temperature, seen.n_a, rng, share
+        )
+        result, contribution = self._take_in(seen, samples, weighed, temperature, None)
+        kept = None
+        compact = observations.compact
+        if compact is not None:
+            contribution, compact = joined_ranks(share, contribution, compact)
+            kept = contributions.kept_of(compact, coefficients, step, group, n_a, contribution)
         return self._finished(result, kept, started)
 
     def revisit(self, kept: KeptParticles, n_a: int, *, search: bool) -> BatchResult:
@@ -144,85 +158,99 @@ class Trajectory:
             A likelihood is not finite; the reconstruction is as it was before.
         """
         started = time.perf_counter()
+        share = Share(self._collective, len(kept))
+        own = kept if share.alone else kept.take(share.index)
         observations = self._poses.preparer.recall(
-            kept.images,
-            kept.ctf_coefficients,
-            kept.frequency_step,
-            kept.group,
+            own.images,
+            own.ctf_coefficients,
+            own.frequency_step,
+            own.group,
             self._map.points,
             half_plane_points(self._layout.band),
         )
+        (power,) = share.join(observations.power)
         observations = self._images.scaled(observations)
         rng = self._random()
-        noise = self._images.noise.inverse(kept.group)
-        inverse_noise = self._backend.to_device(noise)
-        modes = contributions.modes_of(kept.contribution, self._backend)
-        temperature = 1.0
+        seen = self._seen(share, observations, n_a, kept.group, power)
+        modes = contributions.modes_of(own.contribution, self._backend)
+        temperature, points = 1.0, self._map.points
         if search:
-            temperature = self._temperature(observations, inverse_noise)
+            temperature = self._temperature(seen)
             samples, weighed = self._poses.sample(
-                observations, inverse_noise, self._map.points, temperature, n_a, rng, modes
+                observations, seen.inverse_noise, points, temperature, seen.n_a, rng, share, modes
             )
         else:
-            samples, weighed = self._poses.resample(observations, inverse_noise, self._map.points, modes, n_a, rng)
-        result, contribution = self._take_in(observations, noise, samples, weighed, temperature, n_a, kept)
-        new = contributions.kept_of(observations, kept.ctf_coefficients, kept.frequency_step, n_a, contribution)
-        return self._finished(result, new, started)
+            samples, weighed = self._poses.resample(
+                observations, seen.inverse_noise, points, modes, seen.n_a, rng, share
+            )
+        result, contribution = self._take_in(seen, samples, weighed, temperature, own)
+        contribution, _ = joined_ranks(share, contribution, None)
+        return self._finished(result, replace(kept, contribution=contribution), started)
 
     def _random(self) -> np.random.Generator:
         return np.random.Generator(np.random.Philox(key=_stream(self._seed, self._progress.done.step)))
 
-    def _temperature(self, observations: Observations, inverse_noise: Array) -> float:
+    def _seen(
+        self,
+        share: Share,
+        observations: Observations,
+        n_a: int,
+        group: NDArray[np.int32],
+        power: NDArray[np.float32],
+    ) -> Seen:
+        noise = self._images.noise.inverse(observations.group)
+        return Seen(share, observations, noise, self._backend.to_device(noise), share.of(n_a), group, power)
+
+    def _temperature(self, seen: Seen) -> float:
         """Return the annealing's temperature for a batch, and let its clock run."""
-        histogram = self._poses.probe(observations, inverse_noise)
-        return self._progress.annealer.temperature(histogram, len(observations.group), self._progress.done.image_visits)
+        histogram = self._poses.probe(seen.observations, seen.inverse_noise, seen.share)
+        return self._progress.annealer.temperature(histogram, seen.share.n, self._progress.done.image_visits)
 
     def _take_in(
-        self,
-        observations: Observations,
-        inverse_noise: NDArray[np.float32],
-        samples: PoseSamples,
-        weighed: Array,
-        temperature: float,
-        n_a: int,
-        old: KeptParticles | None,
+        self, seen: Seen, samples: PoseSamples, weighed: Array, temperature: float, old: KeptParticles | None
     ) -> tuple[BatchResult, Contribution]:
-        """Put a batch's posteriors into the sums, in the place of old ones if there are, and move on."""
-        n, done, searching = len(observations.group), self._progress.done, self._progress.searching
-        samples = samples.summary_on_host(self._backend)
-        if not np.isfinite(samples.log_evidence).all():
+        """Put a batch's posteriors into the sums, in the place of old ones if there are, and move on.
+
+        Returns the result of the whole batch, and what this rank's images added.
+        """
+        share, n, done, searching = seen.share, seen.share.n, self._progress.done, self._progress.searching
+        result = batch_result(self._backend, self._geometry, samples).joined_ranks(share)
+        if not np.isfinite(result.log_evidence).all():
             raise NumericalError(
                 f"batch of {n} particles: a likelihood is not finite; check these images for extreme values"
             )
         inlier = np.ones(n, np.float32)
+        fill = seen.observations.mask_fill
         if not searching and temperature <= 1.0:
-            inlier = self._images.judge(observations, samples, inverse_noise, self._map.points)
-        amplitude = self._images.amplitude(observations.group)
-        shells = 0 if searching else self._map.sure_shells
-        self._images.learn(
-            self._poses, observations, samples, weighed, inlier, self._map.points, n_a,
-            amplitude_shells=shells, new=old is None,
-        )  # fmt: skip
+            inlier = self._images.judge(seen.group, seen.power, fill, result.log_evidence, self._map.points)
+        amplitude = self._images.amplitude(seen.observations.group)
+        shells = 0 if searching or not self._images.compares_amplitudes else self._map.sure_shells
+        residual, amplitude_sums = seen.measured(self._poses, samples, weighed, self._map.points, shells)
+        self._images.learn(seen.group, residual, fill, result, inlier, amplitude_sums, new=old is None)
         if old is None or searching:
             self._map.halves.forget(1.0 - min(0.5, n / self._progress.window()))
         there = 0
         if old is not None:
-            there = contributions.remove(self._map.halves, self._backend, old, n_a, self._layout, self._epoch)
+            gone = contributions.remove(
+                self._map.halves, self._backend, old, seen.n_a, self._layout, self._epoch, counts=share.counts
+            )
+            there = int(share.join(gone)[0].sum())
             done.revisits += n
         contribution = contributions.insert(
-            self._map.halves, self._backend, samples, weighed, inlier, inverse_noise, self._map.points, n_a,
-            self._settings.minimum_weight, self._layout, amplitude, self._epoch, self.frame,
+            self._map.halves, self._backend, samples, weighed, share.own(inlier), seen.noise, self._map.points,
+            seen.n_a, self._settings.minimum_weight, self._layout, amplitude, self._epoch, self.frame,
+            counts=share.counts,
         )  # fmt: skip
         done.held += n - there
         done.particles_seen += n if old is None else 0
         done.image_visits += n
         done.step += 1
         done.temperature = temperature
-        result = batch_result(self._backend, self._geometry, samples, None if searching else inlier)
+        result = replace(result, inlier=None if searching else inlier)
         self._progress.recent = Recent(
             effective_sample_size=float(result.effective_sample_size.mean()),
             coarse_entropy=self._progress.annealer.entropy,
-            evaluations_per_image=samples.evaluations / n,
+            evaluations_per_image=result.evaluations / n,
             log_evidence=float(result.log_evidence.mean()),
             inlier_share=float("nan") if searching else float(inlier.mean()),
         )
@@ -231,13 +259,17 @@ class Trajectory:
             self._map.update()
         return result, contribution
 
-    def _start_from_random_poses(self, observations: Observations, n_a: int, rng: np.random.Generator) -> None:
+    def _start_from_random_poses(
+        self, observations: Observations, share: Share, n_a: int, rng: np.random.Generator
+    ) -> None:
         """Make the first map: the first batch backprojected at random poses, then forgotten again."""
-        n = len(observations.group)
+        everything = slice(0, len(observations.group))
         inverse_noise = self._backend.to_device(self._images.noise.inverse(observations.group))
-        weighed = self._poses.weigh(observations, inverse_noise, self._map.points, slice(0, n))
-        random = random_poses(self._backend, rng, n)
-        self._map.halves.insert(n_a, random, weighed, self._map.points, self._settings.minimum_weight)
+        weighed = self._poses.weigh(observations, inverse_noise, self._map.points, everything)
+        self._map.halves.insert(
+            share.of(n_a), random_poses(self._backend, rng, share), weighed, self._map.points,
+            self._settings.minimum_weight, sign=float(share.counts),
+        )  # fmt: skip
         self._map.update()
         self._map.empty()
 

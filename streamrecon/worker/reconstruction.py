@@ -248,7 +248,9 @@ class Reconstruction:
         return self._spool.export(path, list(self._groups), path.with_name(MICROGRAPHS_NAME))
 
     def close(self) -> None:
-        """Close pose table and store."""
+        """Close engine, pose table and store."""
+        if self.engine is not None:
+            self.engine.close()
         self._spool.close()
         if self.store is not None:
             self.store.close()

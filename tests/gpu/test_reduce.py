@@ -1,9 +1,8 @@
-"""Several workers, a share of the images each: the sums are those of one, whoever adds them."""
+"""Several devices: an engine on each makes the map of one, and what NCCL is asked for."""
 
 from __future__ import annotations
 
-import multiprocessing
-from pathlib import Path
+import importlib
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,119 +10,103 @@ import pytest
 
 from streamrecon.compute.cuda import reduce
 from streamrecon.compute.cuda.backend import CudaBackend
-from streamrecon.compute.cuda.reduce import HostReducer, NcclReducer, OneDevice, open_reducer, share_of
-from streamrecon.compute.selftest import CheckSizes, Scene
+from streamrecon.compute.cuda.reduce import NcclSum, device_address, load_nccl
 from streamrecon.errors import DeviceError
+from streamrecon.reconstruct.engine import Engine
+from streamrecon.reconstruct.settings import EngineSettings
+from streamrecon.worker.ranks.collective import RankCollective, nccl_address
 from tests.gpu.shim.build import build
 from tests.gpu.standin.device import StandInDevice
+from tests.ranks import on_ranks
+from tests.simulated import batches, f1_atpase
 
-SIZES = CheckSizes(box=32, k_max=10, images=11, samples=5)
-PAD = 2
-
-
-def solved(backend, rows):
-    """The map and the shell weights from the rows of one mini-batch that this worker inserted."""
-    scene = Scene(backend, SIZES)
-    moved = (scene.weighed[:, rows], scene.rotation[rows], scene.shift[rows])
-    weight = np.full((SIZES.images, SIZES.samples), 1 / SIZES.samples, np.float32)[rows]
-    side = 2 * scene.radius + 1
-    grid = backend.zeros((side, side, scene.radius + 1, 4))
-    arguments = [backend.to_device(np.ascontiguousarray(a)) for a in (*moved, weight)]
-    backend.insert(grid, PAD, scene.points, SIZES.box, *arguments, 0.0, 1.0)
-    shells = backend.shell_weights(grid, PAD, SIZES.k_max + 2)
-    volume = backend.solve((grid, grid), PAD, SIZES.k_max, shells + 1e-6, 0.5, SIZES.box)
-    return backend.to_host(volume), shells
+BOX, PIXEL = 32, 6.4
+SETTINGS = EngineSettings(starts=1, search_shells=8, in_plane_angles=24, direction_order=2, samples=16)
 
 
-def other_worker(library, rank, size, peer):
-    """What another process does; it says nothing of its result but takes part in the sums."""
-    device = StandInDevice(Path(library))
-    backend = CudaBackend(device)
-    backend.reducer = open_reducer(device, rank, size, [peer])
-    solved(backend, share_of(rank, size, SIZES.images))
+def test_two_devices_make_the_map_of_one(library_folder, device):
+    """On the stand-in: sums leave one device and come to the other through the host."""
+    data = [b for b, _ in batches(f1_atpase(BOX, PIXEL), PIXEL, 60, 4.0, seed=3, size=30)]
+
+    def work(engine):
+        results = [engine.fold(batch) for batch in data]
+        return results, engine.snapshot().volume
+
+    alone, expected = work(Engine(SETTINGS, BOX, PIXEL, CudaBackend(device), 1))
+
+    def on_rank(link):
+        backend = CudaBackend(StandInDevice(build(library_folder)))
+        return work(Engine(SETTINGS, BOX, PIXEL, backend, 1, collective=RankCollective(link, backend)))
+
+    for results, volume in on_ranks(2, on_rank):
+        for found, one in zip(results, alone, strict=True):
+            # a draw on a boundary may go the other way by rounding
+            assert (np.abs(found.rotation - one.rotation).max(axis=(1, 2)) < 1e-3).mean() > 0.95
+        assert np.abs(volume - expected).max() < 0.05 * np.abs(expected).max()
 
 
-@pytest.mark.parametrize("size", [2, 3])
-def test_workers_solve_the_map_of_one(library_folder, device, size):
-    alone, shells_alone = solved(CudaBackend(device), slice(None))
-    context = multiprocessing.get_context("spawn")
-    pipes = [context.Pipe() for _ in range(1, size)]
-    library = str(build(library_folder))
-    others = [
-        context.Process(target=other_worker, args=(library, rank, size, pipes[rank - 1][1])) for rank in range(1, size)
-    ]
-    for process in others:
-        process.start()
-    try:
-        backend = CudaBackend(device)
-        backend.reducer = open_reducer(device, 0, size, [ours for ours, _ in pipes])
-        assert isinstance(backend.reducer, HostReducer)
-        together, shells = solved(backend, share_of(0, size, SIZES.images))
-    finally:
-        for process in others:
-            process.join(60)
-            process.kill()
-    assert [process.exitcode for process in others] == [0] * (size - 1)
-    np.testing.assert_allclose(shells, shells_alone, rtol=1e-5)
-    assert np.abs(together - alone).max() < 1e-5 * np.abs(alone).max()
-    # and the share alone is not the map: the sum is what makes it
-    part, _ = solved(CudaBackend(device), share_of(0, size, SIZES.images))
-    assert np.abs(part - alone).max() > 1e-2 * np.abs(alone).max()
-
-
-def test_shares_are_whole_and_even():
-    for n in (0, 1, 7, 100):
-        rows = [share_of(rank, 4, n) for rank in range(4)]
-        assert [i for r in rows for i in range(n)[r]] == list(range(n))
-        lengths = [len(range(n)[r]) for r in rows]
-        assert max(lengths) - min(lengths) <= 1
-
-
-def test_one_device_needs_no_sum(device):
-    array = device.upload(np.ones(3, np.float32))
-    assert OneDevice().sum(array) is array
-    assert isinstance(open_reducer(device, 0, 1, []), OneDevice)
-
-
-def test_a_worker_that_is_gone_is_an_error(device, monkeypatch):
-    ours, theirs = multiprocessing.Pipe()
-    reducer = HostReducer(device, 0, 2, [ours])
-    monkeypatch.setattr(reduce, "_DEADLINE_SECONDS", 0.05)
-    with pytest.raises(DeviceError, match="worker 1 has sent nothing"):
-        reducer.sum(device.upload(np.ones(3, np.float32)))
-    theirs.close()
-    with pytest.raises(DeviceError, match="worker 1 is gone"):
-        reducer.sum(device.upload(np.ones(3, np.float32)))
-
-
-@pytest.mark.parametrize("n_bytes", [8, 4000])
-def test_a_message_of_another_size_is_refused(device, n_bytes):
-    ours, theirs = multiprocessing.Pipe()
-    theirs.send_bytes(b"\0" * n_bytes)
-    with pytest.raises(DeviceError, match=r"worker 1.*(sent 8 bytes, expected 12|more than the 12 bytes)"):
-        HostReducer(device, 0, 2, [ours]).sum(device.upload(np.ones(3, np.float32)))
-
-
-def test_connections_must_be_as_many_as_workers(device):
-    with pytest.raises(DeviceError, match="found 0 connections, expected 2"):
-        HostReducer(device, 0, 3, [])
-
-
-def test_nccl_is_given_the_whole_array():
-    """What CuPy's interface asks for: addresses, a count, a type, an operation and a stream."""
-    calls = []
-
+def fake_nccl(calls):
     class Communicator:
         def __init__(self, *arguments):
             calls.append(arguments)
+            if arguments[1] == b"broken":
+                raise RuntimeError("NCCL_ERROR_INVALID_USAGE")
 
         def allReduce(self, *arguments):
             calls.append(arguments)
 
-    nccl = SimpleNamespace(NCCL_FLOAT32=7, NCCL_FLOAT64=8, NCCL_SUM=0, NcclCommunicator=Communicator)
+    return SimpleNamespace(
+        available=True, NCCL_FLOAT32=7, NCCL_FLOAT64=8, NCCL_SUM=0, NcclCommunicator=Communicator,
+    )  # fmt: skip
+
+
+def test_nccl_is_given_the_whole_array_and_waited_for():
+    """What CuPy's interface asks for: addresses, a count, a type, an operation and a stream."""
+    calls, waited = [], []
     array = SimpleNamespace(data=SimpleNamespace(ptr=100), size=5, dtype=np.dtype(np.float64))
     out = SimpleNamespace(data=SimpleNamespace(ptr=200))
-    cuda = SimpleNamespace(nccl=nccl, get_current_stream=lambda: SimpleNamespace(ptr=300))
-    cupy = SimpleNamespace(cuda=cuda, ascontiguousarray=lambda a: a, empty_like=lambda a: out)
-    assert NcclReducer(cupy, 1, 4, (1, 2)).sum(array) is out
-    assert calls == [(4, (1, 2), 1), (100, 200, 5, 8, 0, 300)]
+    stream = SimpleNamespace(ptr=300, synchronize=lambda: waited.append(len(calls)))
+    cuda = SimpleNamespace(get_current_stream=lambda: stream)
+    device = SimpleNamespace(xp=SimpleNamespace(cuda=cuda, ascontiguousarray=lambda a: a, empty_like=lambda a: out))
+    assert NcclSum(device, fake_nccl(calls), 1, 4, b"identity").sum(array) is out
+    assert calls == [(4, b"identity", 1), (100, 200, 5, 8, 0, 300)]
+    assert waited == [2]
+
+
+def test_devices_that_nccl_cannot_connect_are_an_error():
+    with pytest.raises(DeviceError, match="NCCL_ERROR_INVALID_USAGE"):
+        NcclSum(SimpleNamespace(xp=None), fake_nccl([]), 0, 2, b"broken")
+
+
+def test_the_names_that_are_used_are_those_of_the_real_nccl():
+    """Where its library is installed; the class and the constants of CuPy's module, not a stand-in's."""
+    nccl = load_nccl()
+    if nccl is None:
+        pytest.skip("NCCL's library is not installed (nvidia-nccl-cu13)")
+    assert "commId (bytes)" in nccl.NcclCommunicator.__doc__
+    assert callable(nccl.NcclCommunicator.allReduce)
+    identity = nccl.get_unique_id()
+    assert isinstance(identity, bytes)
+    assert {nccl.NCCL_FLOAT32, nccl.NCCL_FLOAT64, nccl.NCCL_SUM} >= {0}
+
+
+def test_nccl_is_cupys_module_and_none_without_its_library(monkeypatch):
+    real = importlib.import_module
+
+    def modules(found):
+        return lambda name: found if name == "cupy.cuda.nccl" else real(name)
+
+    monkeypatch.setattr(reduce.importlib, "import_module", modules(SimpleNamespace(available=False)))
+    assert load_nccl() is None
+    there = fake_nccl([])
+    monkeypatch.setattr(reduce.importlib, "import_module", modules(there))
+    assert load_nccl() is there
+
+
+def test_a_device_has_a_place_on_the_bus_and_a_stand_in_has_none(device, monkeypatch):
+    runtime = SimpleNamespace(deviceGetPCIBusId=lambda number: f"0000:{number:02x}:00.0")
+    real = SimpleNamespace(number=3, xp=SimpleNamespace(cuda=SimpleNamespace(runtime=runtime)))
+    assert device_address(real) == "0000:03:00.0"
+    assert device_address(device) == ""
+    monkeypatch.setattr("streamrecon.worker.ranks.collective.load_nccl", lambda: fake_nccl([]))
+    assert nccl_address(CudaBackend(device)) == ""

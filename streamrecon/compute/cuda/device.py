@@ -87,6 +87,7 @@ class CupyDevice:
     def __init__(self, number: int = 0, memory_share: float = 0.8, tf32: bool = False) -> None:
         cupy = _import_cupy(tf32)
         self.xp = cupy
+        self.number = number
         self.tf32 = tf32
         runtime = cupy.cuda.runtime
         try:
@@ -96,7 +97,9 @@ class CupyDevice:
                 f"no CUDA driver answers ({error}); install NVIDIA's driver, and {INSTALL_HINT}"
             ) from error
         if not 0 <= number < count:
-            raise DeviceError(f"compute.device = {number}: this host has {count} CUDA devices, counted from 0")
+            raise DeviceError(
+                f"compute.devices: found {number}, but this host has {count} CUDA devices, counted from 0"
+            )
         try:
             self._cuda_device = cupy.cuda.Device(number)
             self._cuda_device.use()
@@ -107,7 +110,7 @@ class CupyDevice:
             if capability < _OLDEST_CAPABILITY:
                 raise DeviceError(
                     f"{name}: compute capability {capability / 10:.1f}, expected 7.5 (Turing) or later; "
-                    'choose another compute.device, or compute.backend = "cpu"'
+                    'choose other compute.devices, or compute.backend = "cpu"'
                 )
             self.driver = int(runtime.driverGetVersion())
             self.description = f"{name}, {total / 2**30:.0f} GiB, driver for CUDA {_version(self.driver)}"

@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from streamrecon.compute.backend import Array
 from streamrecon.compute.cuda.base import THREADS, Base
-from streamrecon.compute.cuda.reduce import OneDevice, Reducer
 from streamrecon.compute.profile import trilinear_profile
 from streamrecon.errors import NumericalError
 
@@ -23,15 +22,7 @@ def _profile(map_box: int, pad: int) -> NDArray[np.float32]:
 
 
 class VolumeKernels(Base):
-    """See `compute.backend.Backend` for what each method returns.
-
-    Attributes
-    ----------
-    reducer : Reducer
-        Adds up what the workers of several devices gathered, each for its share of the images, before it is used.
-    """
-
-    reducer: Reducer = OneDevice()
+    """See `compute.backend.Backend` for what each method returns."""
 
     def zeros(self, shape: tuple[int, ...]) -> Array:
         """Return a float32 array of zeros."""
@@ -49,7 +40,7 @@ class VolumeKernels(Base):
             "shell_weights", self._shell_blocks(accumulator.size // 4), THREADS, accumulator,
             accumulator.shape[2] - 1, pad, n_shells, sums[0], sums[1], shared=16 * n_shells,
         )  # fmt: skip
-        total, count = self._device.download(self._xp.stack([self.reducer.sum(sums[0]), sums[1]]))
+        total, count = self._device.download(sums)
         return np.asarray(total / np.maximum(count, 1))
 
     def _divide_by_profile(self, volume: Array, pad: int) -> Array:
@@ -62,8 +53,7 @@ class VolumeKernels(Base):
     ) -> Array:  # fmt: skip
         """Return the real-space map of (weight + regulariser) V = numerator."""
         m = pad * map_box
-        first = self.reducer.sum(accumulators[0])
-        second = first if accumulators[1] is accumulators[0] else self.reducer.sum(accumulators[1])
+        first, second = accumulators
         transform = self._empty(m, m, m // 2 + 1, dtype=np.complex64)
         shells = self._device.upload(np.asarray(regulariser, np.float32))
         self._launch_each(

@@ -67,13 +67,13 @@ class Sums:
             self.halves, self.backend, posteriors(rng, n), weighed, inlier, noise, points, n_a, 1e-3, LAYOUT,
             np.full(n, amplitude, np.float32), epoch, 0,
         )  # fmt: skip
-        return contributions.kept_of(observed, coefficients, step, n_a, contribution)
+        return contributions.kept_of(observed.compact, coefficients, step, observed.group, n_a, contribution)
 
     def remove(self, kept, epoch=0):
         order = np.argsort(kept.half, kind="stable")
         sorted_kept = kept.take(order)
         n_a = int(np.count_nonzero(kept.half == 0))
-        return contributions.remove(self.halves, self.backend, sorted_kept, n_a, LAYOUT, epoch)
+        return contributions.remove(self.halves, self.backend, sorted_kept, n_a, LAYOUT, epoch).sum()
 
 
 def test_a_contribution_is_taken_out_to_rounding(backend, rng):

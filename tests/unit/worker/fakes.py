@@ -81,6 +81,9 @@ class SumEngine:
         whole = volumes[0] + volumes[1]
         return Snapshot(whole, *volumes, fsc, self.pixel, float("inf"), 0.143, self.status)
 
+    def close(self):
+        pass
+
     def state(self):
         return EngineState({"sums": self.sums.copy()}, {"seen": self.seen})
 
