@@ -118,6 +118,11 @@ class Link:
         read what was in it, or the exchange between would not have come about.
     patience_seconds : float
         How long rank 0 waits for the others.
+
+    Attributes
+    ----------
+    waited_seconds : float
+        Spent waiting for others so far: where it is much of the time, they are slower or have more to do.
     """
 
     def __init__(
@@ -133,6 +138,7 @@ class Link:
         self._memories = memories
         self._patience_seconds = patience_seconds
         self._number = 0
+        self.waited_seconds = 0.0
 
     def gather(self, arrays: Sequence[NDArray[Any]]) -> list[list[NDArray[Any]]]:
         """Return every rank's arrays, by rank; good until the next call.
@@ -144,7 +150,9 @@ class Link:
         """
         turn = self._number % 2
         n_bytes = self._memories[self.rank][turn].write({}, numbered(arrays))
+        began = time.perf_counter()
         everybody = self._meet(n_bytes)
+        self.waited_seconds += time.perf_counter() - began
         found = [memory[turn].read(n)[1] for memory, n in zip(self._memories, everybody, strict=True)]
         counts = {len(arrays) for arrays in found}
         if len(counts) != 1:

@@ -100,6 +100,11 @@ class SharedEngine:
         return self._engine.status
 
     @property
+    def waited_seconds(self) -> float:
+        """Return how long rank 0 has waited for the others within steps."""
+        return self._team.link.waited_seconds
+
+    @property
     def layout(self) -> KeptLayout | None:
         """Return the sizes of what is kept of a particle, None if nothing is."""
         return self._engine.layout
