@@ -116,11 +116,16 @@ def quaternion_from_rotation(rotation: NDArray[np.floating]) -> NDArray[np.float
 
 
 def _inverse_transposed(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the inverse of each matrix (n, 3, 3), transposed: cross products of its columns over the determinant."""
-    a, b, c = (matrix[:, :, i] for i in range(3))
-    b_c = np.cross(b, c)
-    determinant = np.einsum("ni,ni->n", a, b_c)[:, None]
-    return np.asarray(np.stack([b_c, np.cross(c, a), np.cross(a, b)], axis=-1) / determinant[:, :, None])
+    """Return the inverse of each matrix (n, 3, 3), transposed: cofactors over the determinant."""
+    m = [[matrix[:, i, j] for j in range(3)] for i in range(3)]
+    out = np.empty_like(matrix)
+    for i in range(3):
+        for j in range(3):
+            (p, q), (r, s) = ((i + 1) % 3, (i + 2) % 3), ((j + 1) % 3, (j + 2) % 3)
+            np.subtract(m[p][r] * m[q][s], m[p][s] * m[q][r], out=out[:, i, j])
+    determinant = m[0][0] * out[:, 0, 0] + m[1][0] * out[:, 1, 0] + m[2][0] * out[:, 2, 0]
+    out /= determinant[:, None, None]
+    return out
 
 
 def angular_distance_degrees(rotation_1: NDArray[np.floating], rotation_2: NDArray[np.floating]) -> NDArray[np.float64]:

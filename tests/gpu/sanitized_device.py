@@ -12,10 +12,10 @@ from streamrecon.compute.cuda.backend import CudaBackend
 from streamrecon.compute.cuda.device import open_device
 from streamrecon.compute.selftest import compare_with_cpu
 from tests.gpu.sanitized import SIZES
-from tests.gpu.seeded_bugs import BEYOND_THE_CUBE, MISSING_BARRIER, PLAIN_ADD
+from tests.gpu.seeded_bugs import BEYOND_THE_CUBE, PLAIN_ADD, REDUCTION_WITHOUT_BARRIER
 from tests.gpu.shim.build import edited_source
 
-BUGS = {"beyond": BEYOND_THE_CUBE, "barrier": MISSING_BARRIER, "add": PLAIN_ADD}
+BUGS = {"beyond": BEYOND_THE_CUBE, "barrier": REDUCTION_WITHOUT_BARRIER, "add": PLAIN_ADD}
 
 
 def main(bug: str | None) -> None:

@@ -33,7 +33,7 @@ def test_the_clean_kernels_pass(real_device, tool):
 
 @pytest.mark.parametrize(
     ("tool", "bug", "kernel"),
-    [("memcheck", "beyond", "rfft_to_cube"), ("racecheck", "barrier", "shell_power"), ("racecheck", "add", "insert")],
+    [("memcheck", "beyond", "rfft_to_cube"), ("racecheck", "barrier", "best_cell"), ("racecheck", "add", "insert")],
 )
 def test_a_planted_bug_is_found(real_device, tool, bug, kernel):
     done = watched(tool, bug)

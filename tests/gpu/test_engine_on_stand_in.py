@@ -10,6 +10,7 @@ import pytest
 from streamrecon.compare.align import align_volumes, fsc_between
 from streamrecon.compute.cpu import CpuBackend
 from streamrecon.compute.cuda.backend import CudaBackend
+from streamrecon.compute.cuda.device import open_device
 from streamrecon.errors import DeviceError
 from streamrecon.fourier.shells import fourier_shell_correlation, shell_index_rfft
 from streamrecon.reconstruct.backproject import GivenPoses
@@ -128,6 +129,21 @@ def test_out_of_memory_halves_the_piece_and_goes_on(truth, device, memory):
     assert device.released >= 1
     assert np.isfinite(result.log_evidence).all()
     assert memory.peak <= memory.limit
+
+
+@pytest.mark.gpu
+def test_a_device_with_little_memory_folds_in_smaller_pieces(truth):
+    """The same on a device: CuPy's own error, its pool and cuFFT's work areas."""
+    try:
+        device = open_device(memory_share=100e6 / open_device().total_bytes)
+    except DeviceError as error:
+        pytest.skip(f"no usable CUDA device: {error}")
+    backend = CudaBackend(device)
+    engine = Engine(replace(SETTINGS, direction_order=4, in_plane_angles=48), BOX, PIXEL, backend, 1)
+    backend.chunk_images = 512  # more than fit, whatever was reserved
+    result = engine.fold(particles(truth, 400, size=400)[0])
+    assert backend.chunk_images < 400
+    assert np.isfinite(result.log_evidence).all()
 
 
 def test_no_room_for_one_image_is_an_error_that_says_so(device):

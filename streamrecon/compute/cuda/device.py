@@ -82,6 +82,11 @@ class CupyDevice:
     ------
     DeviceError
         CuPy, the driver or the device is missing or too old; the message says which.
+
+    Attributes
+    ----------
+    total_bytes : int
+        Memory of the device.
     """
 
     def __init__(self, number: int = 0, memory_share: float = 0.8, tf32: bool = False) -> None:
@@ -105,7 +110,7 @@ class CupyDevice:
             self._cuda_device.use()
             properties = runtime.getDeviceProperties(number)
             capability = 10 * properties["major"] + properties["minor"]
-            total = int(properties["totalGlobalMem"])
+            self.total_bytes = total = int(properties["totalGlobalMem"])
             name = properties["name"].decode()
             if capability < _OLDEST_CAPABILITY:
                 raise DeviceError(

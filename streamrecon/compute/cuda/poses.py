@@ -13,7 +13,7 @@ from streamrecon.compute.cuda.device import Device
 from streamrecon.fourier.points import HalfPlanePoints
 
 _SCORE_THREADS = 128
-_POSES_PER_BLOCK = 4  # as in slices.cu
+_POSES_PER_BLOCK = 16  # as in slices.cu
 _PROPOSE_THREADS = 64
 _CORE = 8  # grid points around the origin that a block sums in shared memory: 31 KiB
 _BLOCKS_PER_MULTIPROCESSOR = 2

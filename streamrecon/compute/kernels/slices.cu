@@ -1,6 +1,6 @@
 // Central slices at given poses: extract, score against images, measure residuals.
 
-#define POSES_PER_BLOCK 4
+#define POSES_PER_BLOCK 16  // they lie close together: what one gathers, the next finds in the first-level cache
 
 // The first two columns of a rotation (3, 3), times pad.
 __device__ __forceinline__ void slice_axes(const float* __restrict__ rotation, float pad, float* r)
