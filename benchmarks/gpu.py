@@ -3,7 +3,7 @@
 For boxes of 64, 128 and 256 pixels: microseconds an image of every method of the backend, data on the device, the
 device waited for; the floor is that of benchmarks/gpu_roofline.py for the nearest of its devices by name (none if the
 device is not among them). Then the engine as a whole on simulated particles, and the same on this machine's CPU. First
-the results are compared with the CPU's: a wrong kernel has no speed. About five minutes.
+the results are compared with the CPU's: a wrong kernel has no speed.
 
 Example: python -m benchmarks.gpu --box 128
 """

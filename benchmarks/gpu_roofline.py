@@ -8,7 +8,7 @@ the shortest time it could take on an A100, an H100 and an RTX 4090:
 with the vendor's float32 peak (no tensor cores) and memory bandwidth; where a kernel's working set fits the
 second-level cache, that cache's bandwidth, which vendors do not state: a round value near public microbenchmarks. The
 images themselves come over PCI Express under the kernels. Launches, synchronisation and what the host does are not
-counted: the particles/s are an upper bound. Nothing here was run on a device.
+counted: the particles/s are an upper bound. What a device really does: benchmarks/gpu_session.py.
 
 Example: python -m benchmarks.gpu_roofline
 """
