@@ -33,6 +33,7 @@ def test_every_error_has_a_code_that_is_documented(kind):
         (errors.SequenceGap, 4),
         (errors.StackCorrupt, 5),
         (errors.DeviceError, 6),
+        (errors.RankLost, 1),  # started again, and then from the checkpoint
         (errors.NumericalError, 7),
     ],
 )

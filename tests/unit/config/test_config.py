@@ -54,6 +54,9 @@ def test_every_mistake_is_named_at_once(tmp_path):
         ("[engine]\ndirection_order = 3\n", "direction_order"),
         ("[engine]\ndefensive_share = 1.5\n", "defensive_share"),
         ("[engine]\nsearch_shells = 2\n", "search_shells"),
+        ("[compute]\ndevices = []\n", r"compute\.devices"),
+        ("[compute]\ndevices = [0, -1]\n", r"compute\.devices"),
+        ("[compute]\npatience_seconds = 0\n", r"compute\.patience_seconds"),
     ],
 )
 def test_engine_values_that_cannot_work_are_refused(tmp_path, text, names):
