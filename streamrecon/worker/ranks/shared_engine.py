@@ -159,6 +159,7 @@ class SharedEngine:
         if self._watchdog is not None:
             self._watchdog.close()
         self._team.close()
+        _log.info("ranks ended", rank_0_waited_seconds=round(self.waited_seconds, 1))
 
     def _all(
         self,
