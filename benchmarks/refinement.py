@@ -12,7 +12,7 @@ session does in idle time. Columns:
   ceiling    FSC 0.5 of the map made with the true poses: relion_reconstruct's, or our own backprojection
 
 Example: python -m benchmarks.refinement --only relion --particles 5000 --sweeps 4
-At a real box's band (15 minutes on two idle cores, by the processor time of its parts):
+At the band of a real box (about 500 core-seconds, by what `benchmarks.scale` prints of its parts):
          python -m benchmarks.refinement --only f1 --box 128 --particles 20000 --snr 0.05 --sweeps 3
 """
 
