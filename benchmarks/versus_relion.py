@@ -13,8 +13,8 @@ is not there in its time, auto-refine is given ours after one pass, and the tabl
                to the map; a refinement's begin at its own start for RELION and at the daemon's start for us
   FSC 0.5      where the map, aligned to the truth with the better hand, falls below 0.5 against it under a soft sphere
 
-A program that is not done in --limit-minutes is ended and printed as such, with what it had reached. On a busy machine
-only core-seconds compare.
+A program that is not done in --limit-minutes, or --limit-core-seconds, is ended and printed as such, with what it had
+reached. On a busy machine only core-seconds compare. Maps are held against the truth when all programs have ended.
 
 Example: python -m benchmarks.versus_relion --images 3000 --limit-minutes 10 --output /tmp/versus
 """
@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import shutil
 import sys
@@ -46,7 +47,7 @@ from streamrecon.io import read_volume, write_volume
 
 LEVELS = (30.0, 25.0, 20.0, 17.5, 15.0, 12.5, 11.0, 10.0)
 _QUIET_SECONDS = 20.0  # the daemon writes a map every few seconds as long as visits pay
-_MOST_MAPS = 40  # of each run are held against the truth
+_MOST_MAPS = 24  # of each run are held against the truth
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,14 @@ class Point:
 
     found: Found
     fsc_05_angstrom: float
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When a run is ended: wall seconds and core-seconds."""
+
+    seconds: float
+    core_seconds: float
 
 
 class Judge:
@@ -81,9 +90,9 @@ class Judge:
         return fsc_between(truth, volume, pixel_size, self._mask).resolution_05_angstrom
 
     def curve(self, run: Watched) -> list[Point]:
-        """Judge a run's maps, evenly thinned where there are very many; the last is always among them."""
+        """Judge a run's maps; of very many only some, denser at first. The last is always among them."""
         n = len(run.found)
-        chosen = sorted({round(i) for i in np.linspace(0, n - 1, min(n, _MOST_MAPS))}) if n else []
+        chosen = sorted({round(i) - 1 for i in np.geomspace(1, n, min(n, _MOST_MAPS))}) if n else []
         return [Point(run.found[i], self.resolution(run.found[i].maps)) for i in chosen]
 
 
@@ -117,7 +126,7 @@ class Snapshots:
         return [Found((path,), f"{label}, {status['stage']}", visits)]
 
 
-def run_ours(folder: Path, images: int, threads: int, seed: int, limit_seconds: float) -> Watched:
+def run_ours(folder: Path, images: int, threads: int, seed: int, limits: Limits) -> Watched:
     """Let the daemon work on the set until visits in idle time pay no more."""
     incoming = folder / "incoming"
     incoming.mkdir()
@@ -133,7 +142,8 @@ def run_ours(folder: Path, images: int, threads: int, seed: int, limit_seconds: 
         folder,
         folder / "ours.log",
         snapshots.new,
-        limit_seconds,
+        limits.seconds,
+        limit_core_seconds=limits.core_seconds,
         environment=_environment(threads),
         done=lambda watched, quiet: (
             bool(watched.found) and watched.found[-1].visits >= images and quiet > _QUIET_SECONDS
@@ -142,7 +152,7 @@ def run_ours(folder: Path, images: int, threads: int, seed: int, limit_seconds: 
 
 
 def run_initial_model(
-    folder: Path, specimen: Specimen, images: int, threads: int, seed: int, limit_seconds: float,
+    folder: Path, specimen: Specimen, images: int, threads: int, seed: int, limits: Limits,
     schedule: relion_peer.Schedule,
 ) -> Watched:  # fmt: skip
     """Let RELION make its initial model."""
@@ -152,12 +162,13 @@ def run_initial_model(
     print("$ " + " ".join(command), flush=True)
     iterations = relion_peer.Iterations(out, images, schedule)
     return watch(
-        command, folder, folder / "initial.log", iterations.new, limit_seconds, environment=_environment(threads)
-    )
+        command, folder, folder / "initial.log", iterations.new, limits.seconds,
+        limit_core_seconds=limits.core_seconds, environment=_environment(threads),
+    )  # fmt: skip
 
 
 def run_auto_refine(
-    folder: Path, specimen: Specimen, images: int, threads: int, seed: int, limit_seconds: float, reference: Path,
+    folder: Path, specimen: Specimen, images: int, threads: int, seed: int, limits: Limits, reference: Path,
     *, own_scale: bool,
 ) -> Watched:  # fmt: skip
     """Let RELION refine from a map."""
@@ -170,8 +181,9 @@ def run_auto_refine(
     print("$ " + " ".join(command), flush=True)
     iterations = relion_peer.Iterations(out, images)
     return watch(
-        command, folder, folder / "refine.log", iterations.new, limit_seconds, environment=_environment(threads)
-    )
+        command, folder, folder / "refine.log", iterations.new, limits.seconds,
+        limit_core_seconds=limits.core_seconds, environment=_environment(threads),
+    )  # fmt: skip
 
 
 def _diameter(specimen: Specimen) -> float:
@@ -246,6 +258,13 @@ def ratios(ours: Sequence[Point], theirs: Sequence[Point], spent: float, what: s
     return lines
 
 
+def _say(name: str, run: Watched) -> None:
+    ended = "has ended" if run.finished else "was ended, not finished"
+    print(f"{name} {ended} after {run.core_seconds:.0f} core-s, {run.seconds:.0f} s, {len(run.found)} maps", flush=True)
+    if run.failure:
+        print(run.failure, flush=True)
+
+
 def _curve_rows(curve: Sequence[Point]) -> list[dict[str, Any]]:
     return [
         {
@@ -258,27 +277,16 @@ def _curve_rows(curve: Sequence[Point]) -> list[dict[str, Any]]:
 
 def compare(folder: Path, specimen: Specimen, chosen: argparse.Namespace) -> dict[str, Any]:
     """Run everything, print every table, and return the figures."""
-    judge, images, limit = Judge(specimen), chosen.images, 60 * chosen.limit_minutes
+    judge, images = Judge(specimen), chosen.images
+    limits = Limits(60 * chosen.limit_minutes, chosen.limit_core_seconds)
     ceiling = judge.resolution((folder / "true_poses.mrc",), aligned=True)
-    print(f"relion_reconstruct with the true poses: FSC 0.5 at {ceiling:.2f} A")
+    print(f"relion_reconstruct with the true poses: FSC 0.5 at {ceiling:.2f} A", flush=True)
 
-    runs, curves = {}, {}
-
-    def judged(name: str, run: Watched) -> list[Point]:
-        curve = judge.curve(run)
-        runs[name], curves[name] = run, curve
-        print(f"\n{name}")
-        if run.failure:
-            print(run.failure)
-        print_table(_curve_rows(curve))
-        sys.stdout.flush()
-        return curve
-
-    ours = run_ours(folder, images, chosen.threads, chosen.seed, limit)
-    our_curve = judged("streamrecon", ours)
+    ours = run_ours(folder, images, chosen.threads, chosen.seed, limits)
+    _say("streamrecon", ours)
     schedule = relion_peer.Schedule(chosen.schedule)
-    initial = run_initial_model(folder, specimen, images, chosen.threads, chosen.seed, limit, schedule)
-    initial_curve = judged("RELION initial model", initial)
+    initial = run_initial_model(folder, specimen, images, chosen.threads, chosen.seed, limits, schedule)
+    _say("RELION's initial model", initial)
     passed = one_pass(ours, images)
     if initial.finished and initial.found:
         reference, own_scale, start = initial.found[-1].maps[0], True, "RELION's initial model"
@@ -286,11 +294,20 @@ def compare(folder: Path, specimen: Specimen, chosen: argparse.Namespace) -> dic
         reference, own_scale, start = passed.maps[0], False, "our map after one pass"
     else:
         reference, own_scale, start = folder / "map.mrc", False, "the truth"
-    print(f"\nauto-refine starts from {start}, low-passed to 40 A")
+    print(f"auto-refine starts from {start}, low-passed to 40 A")
     refine = run_auto_refine(
-        folder, specimen, images, chosen.threads, chosen.seed, limit, reference, own_scale=own_scale
+        folder, specimen, images, chosen.threads, chosen.seed, limits, reference, own_scale=own_scale
     )
-    refine_curve = judged("RELION auto-refine", refine)
+    _say("RELION's auto-refine", refine)
+
+    runs = {"streamrecon": ours, "RELION initial model": initial, "RELION auto-refine": refine}
+    curves = {}
+    for name, run in runs.items():
+        curves[name] = judge.curve(run)
+        print(f"\n{name}")
+        print_table(_curve_rows(curves[name]))
+        sys.stdout.flush()
+    our_curve, initial_curve, refine_curve = curves.values()
 
     print("\nTo reach FSC 0.5 against the truth")
     print_table(level_rows(curves))
@@ -316,6 +333,9 @@ def main() -> None:
     options.add_argument("--threads", type=int, default=2, metavar="N", help="for each program (default: 2)")
     options.add_argument(
         "--limit-minutes", type=float, default=60.0, metavar="M", help="wall time of each run (default: 60)"
+    )
+    options.add_argument(
+        "--limit-core-seconds", type=float, default=math.inf, metavar="S", help="of each run (default: none)"
     )
     options.add_argument(
         "--schedule", type=float, default=1.0, metavar="SHARE",

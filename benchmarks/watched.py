@@ -5,6 +5,7 @@ Processor time (user and system) is what a busy machine leaves comparable: wall 
 
 from __future__ import annotations
 
+import math
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -128,6 +129,7 @@ def watch(
     look_for_maps: Callable[[], list[Found]],
     limit_seconds: float,
     *,
+    limit_core_seconds: float = math.inf,
     environment: Mapping[str, str] | None = None,
     done: Callable[[Watched, float], bool] = _never,
 ) -> Watched:
@@ -144,6 +146,8 @@ def watch(
         Returns the maps that are new since it was last asked, oldest first.
     limit_seconds : float
         Wall time after which it is ended.
+    limit_core_seconds : float, optional
+        Processor time after which it is ended.
     environment : mapping, optional
     done : callable, optional
         For a program that runs until told to stop: from what it took so far, and the seconds since its last map,
@@ -167,7 +171,7 @@ def watch(
             result.finished = code is not None or quiet
             if not quiet or new:
                 result.core_seconds, result.seconds = core_seconds, seconds
-            if code is not None or quiet or seconds > limit_seconds:
+            if code is not None or quiet or seconds > limit_seconds or core_seconds > limit_core_seconds:
                 break
             time.sleep(_LOOK_SECONDS)
     if code:
