@@ -80,6 +80,8 @@ class RenameMachine(RuleBasedStateMachine):
         life, replaced = self.at[name], self.at.get(other)
         if life in self.pinned or replaced in self.pinned or not (self.seen[life] or self.is_free(other)):
             return
+        if self.seen[life] != self.sections[life] and self.has_star(other):
+            return
         del self.at[name]
         (self.root / name).rename(self.root / other)
         self.settle_in(other, life)
@@ -168,9 +170,14 @@ class RenameMachine(RuleBasedStateMachine):
 
         What takes the place of a stack that is gone for good is that stack written anew: its particles are known.
         """
+        if self.has_star(name):
+            return False  # what it says of the images that were here would be taken for these
         before = self.home.get(name)
         there = any(life == before and place != name for place, life in self.at.items())
         return before is None or (there and self.seen[before] == self.sections[before])
+
+    def has_star(self, name):
+        return (self.root / name).with_suffix(".star").exists()
 
     def some_free_name(self, data):
         names = [name for name in NAMES if name not in self.at and self.is_free(name)]
