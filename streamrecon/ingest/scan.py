@@ -61,8 +61,13 @@ class Wanted:
 
     def is_manifest(self, path: Path) -> bool:
         """Return True if the path matches one of the manifest patterns."""
+        if any("/" not in p and fnmatch(path.name, p) for p in self.manifest_patterns):
+            return True
+        by_path = [p for p in self.manifest_patterns if "/" in p]
+        if not by_path:
+            return False
         below = str(path.relative_to(self.root)) if path.is_relative_to(self.root) else str(path)
-        return any(fnmatch(below if "/" in p else path.name, p) for p in self.manifest_patterns)
+        return any(fnmatch(below, p) for p in by_path)
 
     def is_stack(self, path: Path) -> bool:
         """Return True if the path is named like a stack."""
@@ -75,7 +80,7 @@ class Wanted:
         return self.is_stack(path) or self.is_manifest(path)
 
 
-def look_at(path: Path) -> Sighting | None:
+def look_at(path: Path | os.DirEntry[str]) -> Sighting | None:
     """Return how a file is now, None if it is not there or may not be seen."""
     try:
         status = path.stat()
@@ -105,13 +110,16 @@ def scan_tree(wanted: Wanted) -> Scan:
             result.unreadable.append(f"{_printable(folder)}: {error.strerror}")
             continue
         for entry in entries:
-            path = folder / entry.name
-            if entry.name.startswith(".") or path in wanted.exclude:
+            if entry.name.startswith("."):
                 continue
+            path = folder / entry.name
             if _is_folder(entry):
+                if path in wanted.exclude:
+                    continue
                 (linked if entry.is_symlink() else folders).append(path)
-            if wanted(path):
-                _note(result, path)
+            # nothing below an excluded folder gets here
+            if wanted.is_stack(path) or wanted.is_manifest(path):
+                _note(result, path, entry)
     return result
 
 
@@ -128,13 +136,13 @@ def _is_folder(entry: os.DirEntry[str] | Path) -> bool:
         return False
 
 
-def _note(result: Scan, path: Path) -> None:
+def _note(result: Scan, path: Path, entry: os.DirEntry[str]) -> None:
     try:
         str(path).encode()
     except UnicodeEncodeError:
         result.unnameable.append(_printable(path))
         return
-    sighting = look_at(path)
+    sighting = look_at(entry)
     if sighting is not None:
         result.files[path] = sighting
 
