@@ -138,8 +138,9 @@ class StackTaker:
             if examined.sampling is not None:
                 self._ledger.put_sampling(examined.sampling)
         stack.sections = examined.probe.nz
+        # a new dictionary: one that was emptied keeps the memory that it had when it was full
+        stack.rows = {index: row for index, row in stack.rows.items() if index not in examined.rows}
         for index in examined.rows:
-            stack.rows.pop(index, None)
             stack.note_known(index)
         if ready:
             self._metrics.stack_ready(ready)

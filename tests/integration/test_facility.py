@@ -5,6 +5,7 @@ import os
 import random
 import shutil
 import subprocess
+import sys
 import time
 from shutil import which
 
@@ -223,6 +224,14 @@ def test_thousands_of_files_at_the_start_cost_few_syncs(root, bench, monkeypatch
     # one for the first stack, which decides the sampling, and two a step
     assert len(commits) <= 1 + 2 * len(steps)
     assert len(steps) < 150
+
+
+def test_rows_that_are_in_the_ledger_take_no_memory(root, bench):
+    """An emptied dictionary keeps the memory that it had when it was full, and there is one for every stack."""
+    put_stack_and_star(root, n=200)
+    bench.until(lambda: bench.ready() == 200)
+    (stack,) = bench.collector._followed.stacks.values()
+    assert sys.getsizeof(stack.rows) == sys.getsizeof({})
 
 
 def test_what_a_step_could_not_commit_is_found_again(root, tmp_path, monkeypatch):
