@@ -8,6 +8,7 @@ import numpy as np
 from tests.faults.damage import run_damage
 from tests.faults.disk import DISKS, run_full_disk
 from tests.faults.kills import run_kills
+from tests.faults.memory import run_memory
 from tests.faults.peers import run_peers
 from tests.faults.soak import STORE_MEGABYTES, run_soak
 from tests.faults.subscribers import run_subscribers
@@ -206,6 +207,26 @@ def _tenths(r):
 def _store_full(r):
     full = next((i for i, n in enumerate(r.in_store) if n == max(r.in_store)), 0)
     return f"{r.at[full] / 60:.0f} minutes, at {r.in_store[full]} particles"
+
+
+def memory(folder, options):
+    """What grows with a session."""
+    ingest, export = run_memory(folder)
+    rows = [
+        f"| {what} | {' | '.join(f'{n}: {mib:.1f}' for n, mib in found)} | "
+        f"{(found[-1][1] - found[0][1]) * 2**20 / (found[-1][0] - found[0][0]):.0f} |"
+        for what, found in (("ingest, stacks it follows", ingest), ("worker, poses exported", export))
+    ]
+    return f"""## What grows with a session
+
+MiB that belong to no file, in a process that does nothing else, after so many of them. Ingest remembers every stack and its manifest. An export of
+the poses (whenever there are a quarter more visits) needs some 30 bytes a pose for a moment, and what the C library's allocator keeps of that for the
+next time is what remains: no more is lost, and now and then it is given back.
+
+| | | | | | | bytes each |
+| --- | --- | --- | --- | --- | --- | --- |
+{chr(10).join(rows)}
+"""
 
 
 def fuzz(reports):

@@ -9,6 +9,7 @@ import pytest
 from streamrecon.ingest.delivery import Delivery
 from streamrecon.ingest.ledger import Ledger
 from streamrecon.ingest.ledger_schema import SCHEMA_VERSION
+from streamrecon.ingest.scan import scan_tree
 from tests.integration.ingest_helpers import Bench, all_rows, images, put_stack_and_star, star_text
 
 
@@ -141,6 +142,26 @@ def test_a_new_stack_under_the_old_name_counts(root, bench):
     assert bad == {}
     assert set(message.table.stack_names) == {str(root / "good.mrcs"), str(root / "better.mrcs")}
     assert len(set(message.identities)) == 12
+
+
+def test_a_new_stack_under_the_old_name_counts_even_if_it_is_looked_at_first(root, bench):
+    stack, _ = put_stack_and_star(root)
+    (root / "later.star").write_text(star_text(all_rows("later.mrcs", 5)), encoding="utf-8")
+    bench.until(lambda: bench.ready() == 5 and bench.state_of("later.mrcs") is not None)
+    stack.rename(root / "later.mrcs")
+    put_stack_and_star(root, n=7, seed=3)
+    followed = bench.collector._followed
+    for _ in range(200):
+        now = time.monotonic()
+        bench.collector.take_scan(scan_tree(bench.wanted), now)
+        followed.open_stacks = dict(sorted(followed.open_stacks.items()))  # good.mrcs before later.mrcs
+        bench.collector.step(now)
+        if particles(bench) == 12:
+            break
+        time.sleep(0.02)
+    bench.for_seconds(0.3)
+    assert particles(bench) == 12
+    assert place(bench) == "later.mrcs"
 
 
 def test_a_person_s_retry_finds_a_renamed_stack(root, bench):

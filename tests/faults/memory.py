@@ -1,0 +1,77 @@
+"""What grows in memory with a session: the stacks that ingest follows, and what an export of the poses leaves.
+
+Each is measured in a process of its own, by what the kernel counts as belonging to no file.
+"""
+
+import logging
+import multiprocessing
+import re
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import structlog
+
+from streamrecon.ingest.scan import scan_tree
+from streamrecon.io import write_stack
+from streamrecon.io.pose_spool import PoseSpool
+from tests.integration.ingest_helpers import PIXEL_SIZE, Bench, all_rows, images, star_text
+
+PARTICLES_A_STACK = 100
+_GROWTH = 1.25  # between two exports
+
+
+def run_memory(folder, *, stacks=2000, poses=500_000):
+    """Return (stacks or poses, MiB) at five moments, of ingest and of the exports of a pose table."""
+    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn"), max_tasks_per_child=1) as pool:
+        ingest = pool.submit(follow, folder / "ingest", stacks)
+        export = pool.submit(exports, folder / "export", poses)
+        return ingest.result(), export.result()
+
+
+def follow(folder, stacks):
+    """Let stacks come, a hundred particles each, and ingest take them."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    root = folder / "in" / "Extract" / "job007" / "Micrographs"
+    root.mkdir(parents=True)
+    bench = Bench(folder / "in", folder / "out" / "ledger.sqlite", settle=1.0, orphan=1e9)
+    now, found = 1000.0, []
+    for number in range(stacks):
+        name = f"mic_{number:06d}.mrcs"
+        write_stack(root / name, images(PARTICLES_A_STACK, seed=number), PIXEL_SIZE)
+        (root / name).with_suffix(".star").write_text(star_text(all_rows(name, PARTICLES_A_STACK)), encoding="utf-8")
+        if (number + 1) % max(1, stacks // 50) == 0:
+            for _ in range(4):
+                now += 2.0
+                bench.collector.take_scan(scan_tree(bench.wanted), now)
+                while bench.collector.step(now):
+                    pass
+            bench.batcher.make(now, flush=True)
+        if (number + 1) % (stacks // 5) == 0:
+            found.append((number + 1, own_mib()))
+    known = sum(len(bench.ledger.known_sections(stack.name)) for stack in bench.ledger.stacks())
+    assert known == stacks * PARTICLES_A_STACK
+    bench.ledger.close()
+    return found
+
+
+def exports(folder, poses):
+    """Let a pose table grow, and have found which rows are the latest of their particle, as each export has."""
+    folder.mkdir(parents=True)
+    path = folder / "poses.rows"
+    path.touch()
+    found, number, until = [], 0, max(1, poses // 20)
+    while until <= poses:
+        with path.open("a", encoding="utf-8") as file:
+            for i in range(number, until):
+                file.write(f"{i % 100 + 1:06d}@Extract/job007/mic_{i // 100:06d}.mrcs mic_{i // 100:06d}.mrc 1 2 3 4\n")
+        number, until = until, int(until * _GROWTH)
+        with PoseSpool(path) as spool:
+            assert spool._latest_rows().sum() == number
+        found.append((number, own_mib()))
+    return [found[round(i * (len(found) - 1) / 4)] for i in range(5)]
+
+
+def own_mib():
+    """Return what of this process's memory belongs to no file, MiB."""
+    text = Path("/proc/self/smaps_rollup").read_text(encoding="ascii")
+    return int(re.search(r"^Anonymous: +(\d+) kB$", text, re.MULTILINE).group(1)) / 1024
