@@ -42,7 +42,7 @@ def main():
         (options.results / f"{part}.md").write_text(text, encoding="utf-8")
         print(text, flush=True)
     if options.fuzz is not None and options.fuzz.exists():
-        text = sections.fuzz(json.loads(options.fuzz.read_text())) + f"\n{_about(options.seed)}.\n"
+        text = sections.fuzz(json.loads(options.fuzz.read_text()))
         (options.results / "fuzz.md").write_text(text, encoding="utf-8")
     if options.write is not None:
         _write(options)

@@ -236,6 +236,7 @@ def fuzz(reports):
         f"{1000 * r['slowest_seconds']:.0f} | {r['memory_growth_bytes'] / 2**20:.1f} |"
         for r in reports
     )
+    about = "; ".join(sorted({f"Seed {r['seed']}, revision {r['revision']}, {r['date']}" for r in reports}))
     return f"""## Fuzzing
 
 Inputs that are nearly right, from `python -m tests.faults.fuzz`: bits, bytes, words, fields and pieces of valid files and messages changed
@@ -245,4 +246,6 @@ at random. Each is accepted or refused with an error of ours; no other exception
 | reader or decoder | inputs | s | processor, s | accepted | refused | slowest, ms | memory, MiB more |
 | --- | --- | --- | --- | --- | --- | --- | --- |
 {rows}
+
+{about}.
 """

@@ -6,10 +6,12 @@ Each target takes a process of its own, until it has had --inputs inputs or --se
 import argparse
 import json
 import multiprocessing
+import time
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
+from benchmarks.common import machine
 from tests.faults.fuzz.run import Found, fuzz_by_name
 from tests.faults.fuzz.targets import TARGETS
 
@@ -44,7 +46,12 @@ def main():
         )
     if options.json:
         # not asdict(): it takes a Counter apart
-        _keep(options.json, [vars(r) | {"refused": dict(r.refused)} for r in reports])
+        about = {
+            "seed": options.seed,
+            "revision": machine()["revision"],
+            "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        }
+        _keep(options.json, [vars(r) | {"refused": dict(r.refused)} | about for r in reports])
     if failed:
         raise SystemExit(f"found something in {', '.join(failed)}")
 
