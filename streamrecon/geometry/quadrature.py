@@ -29,6 +29,8 @@ class PoseCells:
     n_psi : int
     shifts : ndarray, (n_shifts, 2) float32, pixels
     shift_step : float, pixels
+    share : float
+        Of all directions that these are: less than 1 where a symmetric map makes others equivalent to them.
     """
 
     directions: NDArray[np.float32]
@@ -36,6 +38,7 @@ class PoseCells:
     n_psi: int
     shifts: NDArray[np.float32]
     shift_step: float
+    share: float = 1.0
 
     @property
     def n_pairs(self) -> int:
@@ -50,7 +53,7 @@ class PoseCells:
     @property
     def rotation_half_width(self) -> float:
         """Half the width of a cell in rotation, radians (of a cube of equal volume)."""
-        volume = 8 * np.pi**2 / (len(self.directions) * self.n_psi)
+        volume = self.share * 8 * np.pi**2 / (len(self.directions) * self.n_psi)
         return float(volume ** (1 / 3) / 2)
 
 

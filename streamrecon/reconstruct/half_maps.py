@@ -12,12 +12,14 @@ from numpy.typing import NDArray
 from streamrecon.compute.backend import Array, Backend
 from streamrecon.fourier.points import HalfPlanePoints
 from streamrecon.fourier.shells import shell_index_rfft
+from streamrecon.geometry.orientation import Orientation
 from streamrecon.inference.importance import PoseSamples
 from streamrecon.inference.observation import ImageGeometry
 from streamrecon.particles import HALVES
 from streamrecon.reconstruct.accumulator import Accumulator
 from streamrecon.reconstruct.collective import ALONE, Collective, agreed
 from streamrecon.reconstruct.mapping import MapSolver, PriorChoice, SolvedMap
+from streamrecon.reconstruct.symmetrise import symmetrised, turned_map
 
 PAD = 2
 _START_FSC = 0.5  # the prior of the very first map: as much signal as noise
@@ -34,6 +36,8 @@ class HalfMaps:
         Of the latest map; the spectral prior of the next.
     latest : SolvedMap or None
         None before the first `solve`.
+    orientation : Orientation
+        The symmetry that is imposed on every map solved; the sums stay as the images gave them.
     """
 
     def __init__(
@@ -52,6 +56,7 @@ class HalfMaps:
         self.fsc: NDArray[np.float32] = np.full(1, _START_FSC, np.float32)
         self.latest: SolvedMap | None = None
         self._low: tuple[tuple[int, int], Array] | None = None
+        self.orientation = Orientation()
 
     @property
     def level(self) -> float:
@@ -100,11 +105,31 @@ class HalfMaps:
         self.fsc = self.latest.fsc
         return self.latest
 
-    def peek(self, k_max: int) -> SolvedMap:
-        """Solve for the map up to ``k_max`` and change nothing."""
-        solved = self._solver.solve(self._sums(), k_max, self.fsc, self.latest)
+    def peek(self, k_max: int, *, published: bool = False) -> SolvedMap:
+        """Solve for the map up to ``k_max`` and change nothing; ``published``: turned into the published frame."""
+        sums = self._sums()
+        if self.orientation.turned:
+            box, at = self._box_size, self.orientation
+            first, second = self._backend.run_each(
+                [partial(symmetrised, self._backend, one, k_max, box, at, published=published) for one in sums]
+            )
+            sums = (first, second)
+        solved = self._solver.solve(sums, k_max, self.fsc, self.latest)
         # the band and the stages follow it: it must be the same everywhere
         return replace(solved, fsc=agreed(self._collective, solved.fsc))
+
+    def turned(self, solved: SolvedMap) -> SolvedMap:
+        """Return a map of the own frame as it is published."""
+        if not self.orientation.turned:
+            return solved
+        volumes = (solved.volume, solved.half_a, solved.half_b)
+        full, a, b = self._backend.run_each(
+            [
+                partial(turned_map, self._backend, v, PAD, solved.k_max, self._box_size, self.orientation)
+                for v in volumes
+            ]
+        )
+        return SolvedMap(full, a, b, solved.fsc, solved.k_max)
 
     def _sums(self) -> tuple[Accumulator, Accumulator]:
         """Return what all ranks have gathered together; what each has gathered stays where it is."""

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from streamrecon.compute.backend import Array, Backend
 from streamrecon.fourier.points import HalfPlanePoints, points_within
 from streamrecon.fourier.polar import polar_grid
+from streamrecon.geometry.asymmetric import asymmetric_cells
 from streamrecon.geometry.quadrature import pose_cells
 from streamrecon.inference.importance import Band, PoseSamples, SamplingPlan, plan_rounds, refine_samples
 from streamrecon.inference.observation import ImageGeometry, Observations, Preparer
@@ -58,6 +59,7 @@ class PoseEstimator:
         self.cells = pose_cells(
             settings.direction_order, settings.in_plane_angles, geometry.shift_range, geometry.shift_range / steps
         )
+        self._all_cells = self.cells
         self._search = GlobalSearch(backend, grid, self.cells, box)
         self.preparer = Preparer(backend, geometry, grid, masked=masked)
         backend.reserve(self._search.bytes_per_image)
@@ -68,6 +70,18 @@ class PoseEstimator:
     def search_rings(self) -> int:
         """Rings the global search reads, whatever k_max is."""
         return self._search.grid.n_rings
+
+    def limit_to(self, operators: NDArray[np.floating]) -> None:
+        """Search from now on, of directions that a symmetric map makes equivalent, only one; `set_maps` comes next.
+
+        Parameters
+        ----------
+        operators : ndarray, (order, 3, 3)
+            The maps' point group; the identity alone: search everywhere.
+        """
+        self.cells = asymmetric_cells(self._all_cells, operators)
+        self._search = GlobalSearch(self._backend, self._search.grid, self.cells, self._geometry.box_size)
+        self._references = None
 
     def set_maps(self, cubes: tuple[Array, Array], k_max: int) -> None:
         """Take up the maps that the images of half a and half b are posed against; may be one and the same."""
@@ -264,7 +278,8 @@ class PoseEstimator:
             shift_half_widths=slides,
             bands=(*(self._band(points, k) for k in shells), Band(points, None)),
             samples=(*[(self._settings.samples + 1) // 2] * (len(turns) - 1), self._settings.samples),
-            shift_area=len(cells.shifts) * cells.shift_step**2,
+            # of all poses, which the density of a draw is relative to, as many as are searched
+            shift_area=cells.share * len(cells.shifts) * cells.shift_step**2,
             temperature=temperature,
         )
 

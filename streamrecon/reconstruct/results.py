@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from streamrecon.geometry.orientation import Orientation
 from streamrecon.particles import ParticleBatch
 from streamrecon.reconstruct.collective import Share
 from streamrecon.reconstruct.kept import KeptLayout, KeptParticles, joined
@@ -24,7 +25,7 @@ class BatchResult:
     Attributes
     ----------
     rotation : ndarray, (n, 3, 3) float32
-        Of the most probable pose.
+        Of the most probable pose, in the engine's own frame: `EngineLike.orientation` says how that lies to the maps'.
     shift_angstrom : ndarray, (n, 2) float32, angstrom
     pose_weight : ndarray, (n,) float32
         Posterior weight of that pose among the sampled ones, 0 to 1.
@@ -92,6 +93,7 @@ class EngineStatus:
     ``stage`` is one of `STAGES`, and ``stage_reason`` says to people what brought it there. ``fsc_kind`` is one of
     `FSC_KINDS` and says how honest the FSC is: "common" between halves posed on one map (optimistic), "gold_standard"
     between halves posed on their own. ``inlier_share``: share of images that the map explains, NaN while unknown.
+    ``symmetry`` is the point group that is imposed, and ``symmetry_reason`` says why or why not.
     """
 
     stage: str
@@ -110,6 +112,8 @@ class EngineStatus:
     log_evidence: float
     stage_reason: str = ""
     inlier_share: float = float("nan")
+    symmetry: str = "C1"
+    symmetry_reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -181,6 +185,10 @@ class EngineLike(Protocol):
     @property
     def status(self) -> EngineStatus:
         """Return where the engine stands."""
+
+    @property
+    def orientation(self) -> Orientation:
+        """Return how the frame of the poses that are handed out lies to that of the snapshots' maps."""
 
     @property
     def layout(self) -> KeptLayout | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from streamrecon.geometry.symmetry import normalised_group
+
 
 @dataclass(frozen=True)
 class EngineSettings:
@@ -48,6 +50,9 @@ class EngineSettings:
         What the map is solved under: the half-set FSC's signal-to-noise ratio, an exponential density, or smoothness.
     non_negative, solvent_flattening : bool
         No density below zero; nothing outside what is dense at low resolution.
+    symmetry : str
+        Point group (C3, D2, T, O, I ...) that is imposed once the map shows its axes; "auto": the one that the map
+        shows; "C1": none.
     starts : int
         Random starts that run side by side until the best of them is known.
     threads : int
@@ -76,6 +81,7 @@ class EngineSettings:
     prior: Literal["fsc", "sparse", "car"] = "fsc"
     non_negative: bool = False
     solvent_flattening: bool = False
+    symmetry: str = "C1"
     starts: int = 2
     threads: int = 0
 
@@ -106,6 +112,11 @@ class EngineSettings:
             "starts must lie between 1 and 8": 1 <= self.starts <= 8,
             "threads must not be negative": self.threads >= 0,
         }
+        try:
+            if self.symmetry != "auto":
+                object.__setattr__(self, "symmetry", normalised_group(self.symmetry))
+        except ValueError as error:
+            checks[f"symmetry: {error}, or auto"] = False
         wrong = [text for text, good in checks.items() if not good]
         if wrong:
             raise ValueError("; ".join(wrong))
