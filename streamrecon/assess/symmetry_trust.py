@@ -7,8 +7,6 @@ as the half itself is, and noise, which differs between the halves, plays no par
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -32,17 +30,9 @@ _AUTO_ANGSTROM = 15.0
 _OPERATORS_TRIED = 12
 
 
-@dataclass(frozen=True)
-class TrustedSymmetry:
-    """What may be imposed, and why; ``orientation`` is "C1" where nothing may."""
-
-    orientation: Orientation
-    reason: str
-
-
 def trusted_symmetry(
     half_a: NDArray[np.floating], half_b: NDArray[np.floating], voxel_size_angstrom: float, asked: str
-) -> TrustedSymmetry:
+) -> tuple[Orientation, str]:
     """Find the symmetry of two half maps that were made without any, and say whether to impose it.
 
     Parameters
@@ -51,6 +41,10 @@ def trusted_symmetry(
     voxel_size_angstrom : float
     asked : str
         A group, or "auto": whatever the map shows, from 15 A on.
+
+    Returns
+    -------
+    The orientation, its centre in voxels, "C1" where nothing may be imposed; and the reason, for people.
     """
     box = len(half_a)
     try:
@@ -61,25 +55,19 @@ def trusted_symmetry(
     end = _last_shell(curves.corrected)
     reached = f"{box * voxel_size_angstrom / max(end, 1):.1f} A"
     if asked == "auto" and box * voxel_size_angstrom > _AUTO_ANGSTROM * end:
-        return TrustedSymmetry(Orientation(), f"the map reaches {reached}: too coarse to tell symmetry from likeness")
+        return Orientation(), f"the map reaches {reached}: too coarse to tell symmetry from likeness"
     mean = (half_a + half_b) / 2 * mask
-    found = (
-        find_symmetry(mean, curves.corrected) if asked == "auto" else locate_symmetry(mean, asked, curves.corrected)
-    )
+    found = find_symmetry(mean, curves.corrected) if asked == "auto" else locate_symmetry(mean, asked, curves.corrected)
     group = found.group
     if group == "C1" or found.correlation < ACCEPTED:
         nearest = found.runner_up or group
-        return TrustedSymmetry(
-            Orientation(), f"no axes at {reached}: the nearest, {nearest}, agree by {found.correlation:.2f}"
-        )
+        return Orientation(), f"no axes at {reached}: the nearest, {nearest}, agree by {found.correlation:.2f}"
     placement = finely_placed(mean, group, found.placement, min(end, _PLACEMENT_SHELLS), curves.corrected)
     held = held_between_halves(half_a * mask, half_b * mask, group, placement, end)
     if held < (HELD_AUTO if asked == "auto" else HELD_ASKED):
-        return TrustedSymmetry(Orientation(), f"{group} at low resolution only: {held:.2f} of the signal at {reached}")
-    return TrustedSymmetry(
-        Orientation(group, placement.rotation, placement.center),
-        f"{group}: its copies hold {held:.2f} of what the halves share at {reached}",
-    )
+        return Orientation(), f"{group} at low resolution only: {held:.2f} of the signal at {reached}"
+    reason = f"{group}: its copies hold {held:.2f} of what the halves share at {reached}"
+    return Orientation(group, placement.rotation, placement.center), reason
 
 
 def finely_placed(

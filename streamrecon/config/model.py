@@ -78,6 +78,7 @@ class RefinementConfig(BaseModel):
     store_megabytes: Annotated[int, Field(ge=0)] = 2048
     search_share: Annotated[float, Field(ge=0, le=1)] = 0.2
     max_sweeps: Annotated[int, Field(ge=1)] = 12
+    final_sweeps: Annotated[int, Field(ge=0)] = 3
 
 
 class SnapshotConfig(BaseModel):

@@ -20,9 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamrecon.errors import CheckpointCorrupt
+from streamrecon.geometry.orientation import Orientation
 from streamrecon.io.atomic import atomic_path
 from streamrecon.io.micrographs import MicrographHealth
 from streamrecon.io.star_write import loop_heading, optics_text, pose_texts, row_texts, table_columns, value_texts
+from streamrecon.io.turned_rows import turned_rows
 from streamrecon.optics.group import OpticsGroup
 from streamrecon.particles import ParticleTable
 
@@ -243,12 +245,17 @@ class PoseSpool:
         self.sync()
 
     def export(
-        self, star_path: Path | str, optics_groups: Sequence[OpticsGroup], micrographs: Path | None = None
+        self,
+        star_path: Path | str,
+        optics_groups: Sequence[OpticsGroup],
+        micrographs: Path | None = None,
+        orientation: Orientation | None = None,
     ) -> int:
         """Write the rows as a RELION 3.1 STAR file, atomically, and return how many there are.
 
         A particle that was visited again has several rows; only its last one is exported. Memory: some 30
         bytes a row. ``micrographs`` names a CSV file for the means over each micrograph (see `MicrographHealth`).
+        ``orientation`` is how the frame of the poses lies to that of the published maps, in which they are written.
 
         Raises
         ------
@@ -262,11 +269,12 @@ class PoseSpool:
         health = MicrographHealth(columns)
         with atomic_path(star_path) as temporary, temporary.open("wb") as out:
             out.write((optics_text(optics_groups) + heading).encode("utf-8", "surrogateescape"))
-            for number, row in enumerate(self._rows()):
-                if number < len(latest) and latest[number]:
-                    out.write(row)
-                    if micrographs is not None:
-                        health.add(row)
+            rows = (row for number, row in enumerate(self._rows()) if number < len(latest) and latest[number])
+            pixel_size = optics_groups[0].pixel_size_angstrom if optics_groups else 1.0
+            for row in turned_rows(rows, orientation or Orientation(), pixel_size, len(_RESULT_COLUMNS)):
+                out.write(row)
+                if micrographs is not None:
+                    health.add(row)
             out.write(b"\n")
         if micrographs is not None:
             health.write(micrographs)

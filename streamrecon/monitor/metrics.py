@@ -17,6 +17,7 @@ from streamrecon.assess.report import Assessment
 from streamrecon.monitor.assessment_metrics import AssessmentGauges
 from streamrecon.monitor.ingest_metrics import IngestMetricsExporter
 from streamrecon.monitor.naming import OTHER, info_of, makers, one_of, resident_memory
+from streamrecon.monitor.refinement_metrics import RefinementGauges
 from streamrecon.reconstruct.results import FSC_KINDS, STAGES, BatchResult, EngineStatus
 from streamrecon.transport.handshake import REFUSAL_REASONS
 
@@ -125,6 +126,7 @@ class WorkerMetrics:
         self._checkpoint_seconds = gauge("checkpoint_write_seconds", "Time the last checkpoint took to write.")
         self._errors = counter("errors_total", "Errors by kind; the session went on where it could.", ("kind",))
         self._assessed = AssessmentGauges(gauge, targets_angstrom)
+        self.refinement = RefinementGauges(gauge)
         self._subscribers = gauge("subscribers", "Programs that follow the published events.")
         self._refused = counter(
             "peers_refused_total",
@@ -164,6 +166,7 @@ class WorkerMetrics:
             self._stage.labels(known).set(known == one_of(status.stage, STAGES))
         for known in (*FSC_KINDS, OTHER):
             self._fsc_kind.labels(known).set(known == one_of(status.fsc_kind, FSC_KINDS))
+        self.refinement.status(status)
 
     def batch_folded(self, result: BatchResult, visits: int) -> None:
         """Count a folded batch; ``visits`` are the image visits it cost."""

@@ -156,13 +156,20 @@ class Supervisor:
             if self._ingest.finished:
                 drained_at = drained_at or time.monotonic()
                 if time.monotonic() - drained_at > self._stop_policy.drained_seconds:
-                    _log.warning("worker did not notice the end of the stream, telling it to stop")
-                    break
+                    if not self._finishing():
+                        _log.warning("worker did not notice the end of the stream, telling it to stop")
+                        break
+                    drained_at = time.monotonic()
             self._woken.wait(_TICK_SECONDS)
         self._turn_at = None
         self._notifier.send("STOPPING=1")
         self._stop_all()
         return self._exit_code
+
+    def _finishing(self) -> bool:
+        """Whether the worker has noticed the end of the stream, and makes its last sweeps over kept particles."""
+        text = fetch_metrics(self._worker.port) if self._worker.running else None
+        return re.search(rb"^streamrecon_worker_finishing 1", text or b"", re.MULTILINE) is not None
 
     def metrics_text(self) -> bytes:
         """Return our metrics and those of the processes that answer."""

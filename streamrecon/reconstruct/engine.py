@@ -1,4 +1,4 @@
-"""The engine: several random starts at first, the best of them from then on.
+"""The engine: several random starts at first, the best of them from then on, and a fresh one when that is in doubt.
 
 Now and then a random start of a pseudo-symmetric particle ends in a mixture of its near-equal views, sure of itself
 and wrong. Its images still fit it worse: so a few starts run on the same images, and if another's images have clearly
@@ -8,21 +8,30 @@ higher evidence than the first's (each scored before it is folded, hence held ou
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, replace
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from streamrecon.compute.backend import Backend
 from streamrecon.errors import CheckpointIncompatible, NumericalError
+from streamrecon.geometry.orientation import Orientation
 from streamrecon.optics.group import OpticsGroup
 from streamrecon.particles import ParticleBatch
 from streamrecon.reconstruct.collective import ALONE, Collective
+from streamrecon.reconstruct.challenge import Challenges
 from streamrecon.reconstruct.extent import band_limit, geometry_for
 from streamrecon.reconstruct.kept import KeptLayout, KeptParticles
+from streamrecon.reconstruct.mapping import resize_volume
 from streamrecon.reconstruct.results import BatchResult, EngineState, EngineStatus, Snapshot, joined_results
 from streamrecon.reconstruct.settings import EngineSettings
+from streamrecon.reconstruct.symmetry import SymmetryFinder
 from streamrecon.reconstruct.trajectory import Trajectory
+
+# how alike two maps are, given both and their voxel size
+Agreement: TypeAlias = Callable[[NDArray[np.float32], NDArray[np.float32], float], float]
 
 _EVIDENCE_WINDOW = 500.0  # images
 _CHOICE_IMAGES = 1000  # between the last settling and the choice
@@ -45,6 +54,10 @@ class Engine:
     collective : Collective
         The processes that this reconstruction is shared by: each has an engine of its own and calls the same methods
         with the same arguments, `snapshot` and `state` included. The same map as of one, to rounding.
+    find_symmetry : SymmetryFinder, optional
+        Looks for the axes of ``settings.symmetry``; needed unless that is "C1".
+    agreement : callable, optional
+        Says how alike two maps of different frames and hands are, 1 the same: what is told of two starts.
 
     Raises
     ------
@@ -62,12 +75,18 @@ class Engine:
         *,
         keep: bool = False,
         collective: Collective = ALONE,
+        find_symmetry: SymmetryFinder | None = None,
+        agreement: Agreement | None = None,
     ) -> None:
         if box_size % 2 or box_size < 32:
             raise NumericalError(
                 f"box size {box_size} px: expected an even number of at least 32; crop or pad the stacks"
             )
+        if settings.symmetry != "C1" and find_symmetry is None:
+            raise ValueError(f"symmetry {settings.symmetry!r} asked for, and nothing given that finds its axes")
         self.settings = settings
+        self._find_symmetry = find_symmetry
+        self._agreement = agreement
         self.geometry = geometry_for(settings, box_size, pixel_size_angstrom)
         self._k_limit = band_limit(settings, box_size, pixel_size_angstrom)
         self._backend = backend
@@ -79,18 +98,26 @@ class Engine:
         self._evidence = dict.fromkeys(self._starts, 0.0)
         self._weight = 0.0
         self._leader = 0
+        self._next = settings.starts
+        self._challenges = Challenges()
 
     def _start(self, number: int) -> Trajectory:
         # only the leader's poses are handed out, and so only they can be revisited
         return Trajectory(
             self.settings, self.geometry, self._k_limit, self._backend, (self._seed, number), keep=self._keep,
             collective=self._collective,
+            find_symmetry=self._find_symmetry,
         )  # fmt: skip
 
     @property
     def layout(self) -> KeptLayout | None:
         """Return the sizes of what is kept of a particle, None if nothing is."""
         return KeptLayout(self._k_limit, self.settings.samples) if self._keep else None
+
+    @property
+    def orientation(self) -> Orientation:
+        """Return how the frame of the poses that are handed out lies to that of the snapshots' maps."""
+        return self._starts[self._leader].orientation
 
     @property
     def starts(self) -> int:
@@ -118,6 +145,7 @@ class Engine:
         leader = results[self._leader]
         seconds = sum(result.step_seconds for result in results.values())
         self._choose()
+        self._doubt(len(batch))
         evaluations = sum(result.evaluations for result in results.values())
         return replace(leader.take(np.argsort(order)), evaluations=evaluations, step_seconds=seconds)
 
@@ -137,7 +165,7 @@ class Engine:
         NumericalError
             A likelihood is not finite.
         """
-        self._choose(now=True)
+        self._choose(now=not self._challenges.running)
         leader = self._starts[self._leader]
         everywhere = search | (kept.contribution.frame != leader.frame) | (leader.stage == "searching")
         parts, rows = [], []
@@ -149,6 +177,7 @@ class Engine:
                 parts.append(self._visit(part, int(np.count_nonzero(part.half == 0)), search=chosen))
                 rows.append(picked)
         joined_parts = joined_results(parts)
+        self._doubt(len(kept))
         return joined_parts.take(np.argsort(np.concatenate(rows)))
 
     def _visit(self, kept: KeptParticles, n_a: int, *, search: bool) -> BatchResult:
@@ -180,17 +209,62 @@ class Engine:
         """
         if self.starts == 1:
             return
-        settled = [start for start in self._starts.values() if start.stage != "searching"]
+        leader, visits = self._starts[self._leader], self._starts[self._leader].status.image_visits
+        others = [start for number, start in self._starts.items() if number != self._leader]
+        # a challenger is given the time that the first starts had
+        waiting = others if self._challenges.running else [leader, *others]
+        settled = [start for start in waiting if start.stage != "searching"]
         if not settled:
+            if self._challenges.too_old(visits, self.settings.settle_images):
+                self._go_on_with(self._leader, "did not settle")
             return
-        waited = min(s.status.image_visits - s.settled_at for s in settled)
-        if waited < _CHOICE_IMAGES and not now:
+        if min(visits - start.settled_at for start in settled) < _CHOICE_IMAGES and not now:
             return
         best = max(self._starts, key=lambda number: self._evidence[number])
-        if self._evidence[best] > _CLEARLY_BETTER * self._evidence[self._leader]:
-            self._leader = best
-        self._starts = {self._leader: self._starts[self._leader]}
-        self._evidence = {self._leader: self._evidence[self._leader]}
+        ratio = self._evidence[best] / self._evidence[self._leader] if self._evidence[self._leader] > 0 else np.inf
+        self._compare_maps(best)
+        if best != self._leader and ratio > _CLEARLY_BETTER:
+            self._go_on_with(
+                best, f"explains the images better, by {ratio - 1:.0%} in log-evidence, and took its place"
+            )
+        else:
+            self._go_on_with(self._leader, "explains the images no better")
+
+    def _compare_maps(self, best: int) -> None:
+        """Measure how alike the maps of the start that leads and of the best other one are."""
+        others = sorted((n for n in self._starts if n != self._leader), key=lambda n: n != best)
+        maps = [self._starts[number].current_map() for number in (self._leader, others[0])]
+        if self._agreement is None or maps[0] is None or maps[1] is None:
+            return
+        size = min(len(m) for m in maps if m is not None)
+        voxel = self.geometry.pixel_size_angstrom * self.geometry.box_size / size
+        self._challenges.agreement = self._agreement(resize_volume(maps[0], size), resize_volume(maps[1], size), voxel)
+
+    def _go_on_with(self, number: int, outcome: str) -> None:
+        """Let one start go on alone."""
+        if number != self._leader:
+            self._starts[number].take_over()
+        challenged = self._challenges.running
+        self._leader = number
+        self._starts = {number: self._starts[number]}
+        self._evidence = {number: self._evidence[number]}
+        who = "the fresh random start" if challenged else "another random start"
+        self._challenges.end(f"{who} {outcome}", self._starts[number].status.image_visits)
+
+    def _doubt(self, images: int) -> None:
+        """Hold a fresh start against the one that goes on, if that shows signs of having failed."""
+        leader = self._starts[self._leader]
+        status = leader.status
+        self._challenges.note(status, images, clock_is_down=leader.clock_is_down)
+        if self.starts > 1:
+            return
+        reason = self._challenges.doubt(status, self.settings.settle_images, leader.sure_shells)
+        if reason:
+            self._starts[self._next] = self._start(self._next)
+            self._starts[self._next].begin_late(status.particles_seen, status.image_visits)
+            self._evidence[self._next] = 0.0
+            self._next += 1
+            self._challenges.begin(reason, status.image_visits)
 
     def snapshot(self) -> Snapshot:
         """Return the current maps at the images' own sampling.
@@ -211,6 +285,10 @@ class Engine:
             evaluations_per_image=status.evaluations_per_image * self.starts,
             images_per_second=status.images_per_second / self.starts,
             step_seconds=status.step_seconds * self.starts,
+            starts=self.starts,
+            start_agreement=self._challenges.agreement,
+            challenges=self._challenges.count,
+            challenge_reason=self._challenges.reason,
         )
 
     def close(self) -> None:
@@ -226,6 +304,8 @@ class Engine:
             "starts": json.dumps(list(self._starts)),
             "evidence": json.dumps(list(self._evidence.values())),
             "evidence_weight": self._weight,
+            "next_start": self._next,
+            **self._challenges.state(),
         }
         for number, start in self._starts.items():
             part = start.state()
@@ -254,6 +334,7 @@ class Engine:
         self._starts = {number: self._start(number) for number in numbers}
         self._evidence = dict(zip(numbers, json.loads(str(s["evidence"])), strict=True))
         self._weight, self._leader = float(s["evidence_weight"]), numbers[0]
+        self._next, self._challenges = int(s["next_start"]), Challenges.restored(s)
         for number, start in self._starts.items():
             prefix = f"start{number}_"
             start.restore(

@@ -94,6 +94,9 @@ class EngineStatus:
     `FSC_KINDS` and says how honest the FSC is: "common" between halves posed on one map (optimistic), "gold_standard"
     between halves posed on their own. ``inlier_share``: share of images that the map explains, NaN while unknown.
     ``symmetry`` is the point group that is imposed, and ``symmetry_reason`` says why or why not.
+    ``starts`` are the random starts that run side by side now, ``start_agreement`` (-1 to 1, NaN while unknown) is how
+    alike the maps of the last two that were compared are, ``challenges`` how many fresh starts were made since the
+    first ones, and ``challenge_reason`` why the last one was, and how it ended.
     """
 
     stage: str
@@ -114,6 +117,10 @@ class EngineStatus:
     inlier_share: float = float("nan")
     symmetry: str = "C1"
     symmetry_reason: str = ""
+    starts: int = 1
+    start_agreement: float = float("nan")
+    challenges: int = 0
+    challenge_reason: str = ""
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from streamrecon.reconstruct.mapping import PriorChoice, SolvedMap
 from streamrecon.reconstruct.posing import PoseEstimator
 from streamrecon.reconstruct.progress import Progress
 from streamrecon.reconstruct.settings import EngineSettings
+from streamrecon.reconstruct.symmetry import Symmetry
 
 _HAND_OVER_FSC = 0.8  # shells of the common map that start the halves: those that noise did not shape
 
@@ -40,6 +41,8 @@ class RunningMap:
         Decides what is due; told what was done.
     collective : Collective
         The processes whose sums make the map.
+    symmetry : Symmetry
+        Says what is imposed.
 
     Attributes
     ----------
@@ -56,6 +59,7 @@ class RunningMap:
         backend: Backend,
         poses: PoseEstimator,
         progress: Progress,
+        symmetry: Symmetry,
         collective: Collective = ALONE,
     ) -> None:
         self._settings = settings
@@ -64,6 +68,7 @@ class RunningMap:
         self._backend = backend
         self._poses = poses
         self._progress = progress
+        self.symmetry = symmetry
         self.points = half_plane_points(min(settings.start_shells, k_limit))
         prior = PriorChoice(settings.prior, settings.non_negative, settings.solvent_flattening)
         self.halves = HalfMaps(backend, geometry, self.points.k_max, prior, collective)
@@ -84,7 +89,9 @@ class RunningMap:
             stages.split = True
         self.halves.solve(self.points.k_max)
         missing = self._choose_band()
-        if stages.note_band(missing):
+        at_rest = stages.note_band(missing)
+        self._follow_symmetry(look=at_rest or stages.split)
+        if at_rest:
             self._hand_over()
             return
         volumes = (self.halves.common_reference(),) * 2
@@ -99,6 +106,11 @@ class RunningMap:
         self.halves.forget(0.0)
         self._progress.sums_emptied()
 
+    def gather_anew(self) -> None:
+        """Empty the sums of a refinement, and go on as after its hand-over."""
+        if self._progress.stages.name == "refining":
+            self._hand_over()
+
     def _hand_over(self) -> None:
         """Begin refinement: halves posed against the common map's surest shells until they have maps of their own."""
         self._progress.stages.hand_over(self._progress.done.particles_seen, self.points.k_max)
@@ -106,6 +118,26 @@ class RunningMap:
         volume = self.halves.low_passed(max(shells, self._settings.start_shells))
         self._take_up((volume, volume))
         self.empty()
+
+    def _follow_symmetry(self, *, look: bool) -> None:
+        """Impose a symmetry once the map shows it; let go of it when the map was wrong and is searched for anew."""
+        symmetry, sure = self.symmetry, self.sure_shells
+        if self._progress.searching:
+            if symmetry.orientation.turned:
+                symmetry.forget("new images contradict the map: no longer imposed")
+                self._impose()
+            return
+        latest = self.halves.latest
+        if not look or latest is None or not symmetry.due(sure):
+            return
+        if symmetry.look(self._backend, latest, self._geometry, sure):
+            self._impose()
+            self.halves.solve(self.points.k_max)
+
+    def _impose(self) -> None:
+        """Have maps solved, and poses searched, under the symmetry as it now is; new maps must be taken up next."""
+        self.halves.orientation = self.symmetry.orientation
+        self._poses.limit_to(self.symmetry.orientation.operators)
 
     def _take_up(self, volumes: tuple[Array, Array]) -> None:
         """Make these the maps that the images of half a and half b are posed against."""
@@ -139,22 +171,28 @@ class RunningMap:
         latest, done = self.halves.latest, self._progress.done
         if latest is None:
             raise NumericalError("no map yet: fold at least one batch first")
+        newer = done.image_visits > done.last_update
         # until the halves part, what is in the sums is not yet a map
-        if done.image_visits > done.last_update and not self._progress.collecting:
-            latest = self.halves.peek(self.points.k_max)
-        return latest
+        if self._progress.collecting or not (newer or self.symmetry.orientation.turned):
+            return self.halves.turned(latest)
+        # the band may just have grown: the sums reach so far only once more has been inserted
+        return self.halves.peek(self.points.k_max if newer else latest.k_max, published=True)
 
     def state(self) -> tuple[dict[str, Array], dict[str, int | float | str]]:
         """Return arrays on the host and scalars for a checkpoint."""
         arrays, scalars = self.halves.state()
+        symmetry_arrays, symmetry_scalars = self.symmetry.state()
+        arrays |= symmetry_arrays
         if self._volumes is not None:
             to_host = self._backend.to_host
             arrays |= {"reference_a": to_host(self._volumes[0]), "reference_b": to_host(self._volumes[1])}
-        return arrays, {**scalars, "k_max": self.points.k_max}
+        return arrays, {**scalars, **symmetry_scalars, "k_max": self.points.k_max}
 
     def restore(self, arrays: Mapping[str, Array], scalars: Mapping[str, int | float | str]) -> None:
         """Take up what `state` gave; the progress must have been restored before."""
         self.points = half_plane_points(int(scalars["k_max"]))
+        self.symmetry.restore(arrays, scalars)
+        self._impose()
         self.halves.restore(arrays, scalars)
         if "reference_a" in arrays:
             first, second = (self._backend.to_device(arrays[f"reference_{h}"]) for h in ("a", "b"))

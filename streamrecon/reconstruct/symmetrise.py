@@ -33,8 +33,8 @@ def symmetrised(
 
     Notes
     -----
-    With S = Q g Q^T (or Q g, published) a copy is V(S x + d), whose transform is exp(2 pi i (S k).d / N) V(S k), with d =
-    c - S c (or c). Read trilinearly on the padded grid, as RELION does it. A device's sums are copied to the host for it.
+    With S = Q g Q^T (or Q g, published) a copy is V(S x + d), whose transform is exp(2 pi i (S k).d / N) V(S k), with
+    d = c - S c (or c). Read trilinearly on the padded grid, as RELION does it. A device's sums are copied to the host.
     """
     pad = accumulator.pad
     turns = orientation.operators
@@ -64,9 +64,7 @@ def _single(values: NDArray[np.floating]) -> NDArray[np.float32]:
     return np.ascontiguousarray(values, np.float32)
 
 
-def turned_map(
-    backend: Backend, volume: Array, pad: int, k_max: int, box_size: int, orientation: Orientation
-) -> Array:
+def turned_map(backend: Backend, volume: Array, pad: int, k_max: int, box_size: int, orientation: Orientation) -> Array:
     """Return a map of the own frame as it is published, nothing imposed, (map_box,)*3.
 
     Parameters

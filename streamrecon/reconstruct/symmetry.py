@@ -1,7 +1,7 @@
 """The point group of a reconstruction: looked for in maps made without one, and imposed from then on.
 
-Poses are first found without symmetry, since a wrong one would bend the first maps. The search for axes itself is handed
-in: it belongs to what assesses maps.
+Poses are first found without symmetry, since a wrong one would bend the first maps. The search for axes itself is
+handed in: it belongs to what assesses maps.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from streamrecon.compute.backend import Array, Backend
 from streamrecon.errors import NumericalError
 from streamrecon.fourier.points import half_plane_points
+from streamrecon.geometry.orientation import Orientation
 from streamrecon.inference.importance import PoseSamples
 from streamrecon.inference.observation import ImageGeometry, Observations
 from streamrecon.particles import ParticleBatch
@@ -31,6 +32,7 @@ from streamrecon.reconstruct.results import BatchResult, EngineState, EngineStat
 from streamrecon.reconstruct.running_map import RunningMap
 from streamrecon.reconstruct.seen import Seen
 from streamrecon.reconstruct.settings import EngineSettings
+from streamrecon.reconstruct.symmetry import Symmetry, SymmetryFinder
 
 
 class Trajectory:
@@ -49,6 +51,8 @@ class Trajectory:
         Hand out with each batch what is needed to visit its particles again.
     collective : Collective
         The processes that share each batch.
+    find_symmetry : SymmetryFinder, optional
+        Looks for the axes of the symmetry that the settings ask for; without it none is imposed.
     """
 
     def __init__(
@@ -61,6 +65,7 @@ class Trajectory:
         *,
         keep: bool = False,
         collective: Collective = ALONE,
+        find_symmetry: SymmetryFinder | None = None,
     ) -> None:
         self._settings = settings
         self._geometry = geometry
@@ -71,7 +76,8 @@ class Trajectory:
         self._layout = KeptLayout(k_limit, settings.samples)
         self._poses = PoseEstimator(settings, geometry, backend)
         self._progress = Progress(settings, self._poses.cells.n_cells)
-        self._map = RunningMap(settings, geometry, k_limit, backend, self._poses, self._progress, collective)
+        symmetry = Symmetry(settings.symmetry, find_symmetry, collective)
+        self._map = RunningMap(settings, geometry, k_limit, backend, self._poses, self._progress, symmetry, collective)
         self._images = ImageModel(backend, geometry.box_size)
 
     @property
@@ -88,6 +94,36 @@ class Trajectory:
     def split(self) -> bool:
         """Whether each half is posed against its own map."""
         return self._progress.stages.split
+
+    @property
+    def orientation(self) -> Orientation:
+        """How the frame of its poses lies to that of the maps in its snapshots."""
+        return self._map.symmetry.orientation
+
+    @property
+    def clock_is_down(self) -> bool:
+        """Whether the annealing's schedule is over, settled or not."""
+        return self._progress.annealer.progress > 1.0 - 1e-9
+
+    @property
+    def sure_shells(self) -> int:
+        """Shells up to which the halves agree well."""
+        return self._map.sure_shells
+
+    def current_map(self) -> NDArray[np.float32] | None:
+        """Return the latest map, in the start's own frame, at the sampling of its band; None before the first."""
+        latest = self._map.halves.latest
+        return None if latest is None else np.asarray(self._backend.to_host(latest.volume), np.float32)
+
+    def begin_late(self, particles_seen: int, image_visits: int) -> None:
+        """Let a start that has folded nothing yet count on from what the session has seen."""
+        done = self._progress.done
+        done.particles_seen, done.image_visits = particles_seen, image_visits
+        done.last_update = done.last_growth = image_visits
+
+    def take_over(self) -> None:
+        """Make sure that kept particles, once visited again, are not in the sums already."""
+        self._map.gather_anew()
 
     @property
     def frame(self) -> int:
@@ -172,9 +208,11 @@ class Trajectory:
         observations = self._images.scaled(observations)
         rng = self._random()
         seen = self._seen(share, observations, n_a, kept.group, power)
-        modes = contributions.modes_of(own.contribution, self._backend)
+        # poses that another start found say nothing here
+        ours = bool((kept.contribution.frame >> 32 == self._seed[1]).all())
+        modes = contributions.modes_of(own.contribution, self._backend) if ours else None
         temperature, points = 1.0, self._map.points
-        if search:
+        if search or modes is None:
             temperature = self._temperature(seen)
             samples, weighed = self._poses.sample(
                 observations, seen.inverse_noise, points, temperature, seen.n_a, rng, share, modes
@@ -301,7 +339,9 @@ class Trajectory:
     @property
     def status(self) -> EngineStatus:
         """Return where the engine stands."""
-        return self._progress.status(self._geometry, self._map.points.k_max, self._map.halves.fsc)
+        status = self._progress.status(self._geometry, self._map.points.k_max, self._map.halves.fsc)
+        symmetry = self._map.symmetry
+        return replace(status, symmetry=symmetry.orientation.group, symmetry_reason=symmetry.reason)
 
     def state(self) -> EngineState:
         """Return everything needed to go on; the arrays are not copied."""

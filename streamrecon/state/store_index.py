@@ -107,7 +107,12 @@ class StoreIndex:
     @property
     def sweep_is_over(self) -> bool:
         """Whether everybody has had a turn in this sweep."""
-        return not bool(((self._entries["used"] == 1) & (self._entries["sweep"] < self.sweep)).any())
+        return self.left_in_sweep == 0
+
+    @property
+    def left_in_sweep(self) -> int:
+        """How many particles have not had their turn in this sweep."""
+        return int(np.count_nonzero((self._entries["used"] == 1) & (self._entries["sweep"] < self.sweep)))
 
     def visited(
         self,

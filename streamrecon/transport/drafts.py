@@ -63,6 +63,12 @@ def status_draft(status: EngineStatus, timestamp: float) -> Draft:
             log_evidence=schema.finite_or_none(status.log_evidence),
             inlier_share=schema.finite_or_none(status.inlier_share),
             stage_reason=status.stage_reason,
+            symmetry=status.symmetry,
+            symmetry_reason=status.symmetry_reason,
+            starts=status.starts,
+            start_agreement=schema.finite_or_none(status.start_agreement),
+            challenges=status.challenges,
+            challenge_reason=status.challenge_reason,
             **_progress(status, status.resolution_angstrom),
         )
         return schema.StatusMessage(schema.STATUS, header)

@@ -137,7 +137,10 @@ class PosesHeader(Progress, frozen=True, kw_only=True, tag_field="type", tag="po
 
 
 class StatusHeader(Progress, frozen=True, kw_only=True, tag_field="type", tag="status"):
-    """The engine's status in numbers; ``stage_reason`` tells people what brought it to this stage."""
+    """The engine's status in numbers; ``stage_reason`` tells people what brought it to this stage.
+
+    The fields are those of `streamrecon.reconstruct.results.EngineStatus`.
+    """
 
     step: Count
     k_max: Count
@@ -150,6 +153,12 @@ class StatusHeader(Progress, frozen=True, kw_only=True, tag_field="type", tag="s
     log_evidence: float | None
     inlier_share: float | None = None
     stage_reason: str = ""
+    symmetry: str = "C1"
+    symmetry_reason: str = ""
+    starts: Count = 1
+    start_agreement: float | None = None
+    challenges: Count = 0
+    challenge_reason: str = ""
 
 
 class AssessmentHeader(Progress, frozen=True, kw_only=True, tag_field="type", tag="assessment"):

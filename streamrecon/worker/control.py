@@ -72,11 +72,14 @@ class Control:
         With the values set since the start.
     paused : bool
         Nothing is taken from the feed. Ends with resume, drain, or the worker.
+    finishing : str
+        Once the stream is over: what is still being done, in words.
     """
 
     def __init__(self, config: Config, metrics: ControlMetrics | None = None, checkpoint: int = 0) -> None:
         self.config = config
         self.paused = False
+        self.finishing = ""
         self._draining = False
         self._ended = False
         self._metrics = metrics
@@ -101,7 +104,17 @@ class Control:
         """Answer "status", from any thread, also while the loop is busy or hangs."""
         turn_at, status, unacknowledged = self._now
         waited = time.monotonic() - turn_at
-        state = "ending" if self._ended else "draining" if self._draining else "paused" if self.paused else "running"
+        state = (
+            "ending"
+            if self._ended
+            else "finishing"
+            if self.finishing
+            else "draining"
+            if self._draining
+            else "paused"
+            if self.paused
+            else "running"
+        )
         fields: dict[str, Scalar] = {
             "state": state,
             "stage": "waiting" if status is None else status.stage,
@@ -117,6 +130,7 @@ class Control:
             f"{fields['particles_seen']} particles in the map",
             *([] if resolution is None else [f"{resolution:.1f} Å"]),
             f"{unacknowledged} batches not yet in a checkpoint",
+            *([self.finishing] if self.finishing else []),
             f"the loop came round {waited:.1f} s ago",
         ]
         if self._metrics is not None:

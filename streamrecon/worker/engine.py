@@ -6,6 +6,8 @@ import os
 
 import structlog
 
+from streamrecon.assess.align import map_agreement
+from streamrecon.assess.symmetry_trust import trusted_symmetry
 from streamrecon.compute.backend import Backend
 from streamrecon.compute.choose import BackendName, ComputeSettings, choose_backend
 from streamrecon.config.model import Config
@@ -66,4 +68,7 @@ def make_engine(config: Config, box_size: int, pixel_size_angstrom: float) -> En
         team = Team(config.compute.devices, config.compute.patience_seconds)
         return SharedEngine(config, box_size, pixel_size_angstrom, backend, team)
     keep = config.refinement.store_megabytes > 0
-    return Engine(config.engine, box_size, pixel_size_angstrom, backend, config.session.seed, keep=keep)
+    return Engine(
+        config.engine, box_size, pixel_size_angstrom, backend, config.session.seed, keep=keep,
+        find_symmetry=trusted_symmetry, agreement=map_agreement,
+    )  # fmt: skip

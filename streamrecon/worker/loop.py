@@ -102,10 +102,7 @@ class Worker:
         steering = Steering(stop.set, self._feed.drain, self._snapshot, self._tell)
         try:
             while not (stop.is_set() or self._feed.drained):
-                self._turn_at = time.monotonic()
-                engine = self._reconstruction.engine
-                waiting = len(self._durability.unacknowledged)
-                self._control.turn(steering, None if engine is None else engine.status, waiting)
+                self._obey(steering)
                 idle = self._idle
                 item = self._next(stop, 0.0 if idle else POLL_SECONDS)
                 if item is not None:
@@ -113,17 +110,45 @@ class Worker:
                 elif idle:
                     self._revisit()
                 self._decide_contrast()
-                self._durability.turn()
-                self._snapshot_if_due()
-                self._assessments.poll()
-                self._metrics.subscribers(self._publisher.subscribers)
-                self._metrics.unacknowledged(len(self._durability.unacknowledged))
+                self._keep_up()
             reason: Literal["drained", "stopped"] = "drained" if self._feed.drained else "stopped"
+            if reason == "drained":
+                self._last_sweeps(stop, steering)
             self._finish(reason)
             return reason
         finally:
             self._assessments.close()
             self._durability.close()
+
+    def _obey(self, steering: Steering) -> None:
+        """Come round: do what people have asked for."""
+        self._turn_at = time.monotonic()
+        engine = self._reconstruction.engine
+        waiting = len(self._durability.unacknowledged)
+        self._control.turn(steering, None if engine is None else engine.status, waiting)
+
+    def _keep_up(self) -> None:
+        """Do what is due in every turn: checkpoint, snapshot, assessment, metrics."""
+        self._durability.turn()
+        self._snapshot_if_due()
+        self._assessments.poll()
+        self._metrics.subscribers(self._publisher.subscribers)
+        self._metrics.unacknowledged(len(self._durability.unacknowledged))
+        self._metrics.refinement.sweeps(self._revisits.sweeps, finishing=self._revisits.finishing)
+
+    def _last_sweeps(self, stop: threading.Event, steering: Steering) -> None:
+        """Visit what is kept a few times more, now that nothing new will come; whoever stops us is obeyed at once."""
+        self._revisits.finish()
+        if self._revisits.wanted:
+            self._tell("finishing", f"the stream is over; {self._revisits.progress}")
+        while self._revisits.wanted and not stop.is_set():
+            self._control.finishing = self._revisits.progress
+            self._obey(steering)
+            if self._control.paused:
+                stop.wait(POLL_SECONDS)
+            else:
+                self._revisit()
+            self._keep_up()
 
     @property
     def _idle(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from streamrecon.config.model import Config
 from streamrecon.errors import ManifestMismatch, NumericalError, StateError, StateUnwritable
+from streamrecon.geometry.orientation import Orientation
 from streamrecon.io import PoseSpool
 from streamrecon.optics.group import OpticsGroup
 from streamrecon.particles import ParticleBatch
@@ -67,6 +69,7 @@ class Reconstruction:
         self.sampling: tuple[int, float] | None = None
         self.engine: EngineLike | None = None
         self.tallies = Tallies()
+        self._tallied = Orientation()
         self.store: ParticleStore | None = None
         record = None if loaded is None else WorkerRecord.from_checkpoint(loaded.extra)
         if record is not None:
@@ -90,8 +93,21 @@ class Reconstruction:
         self.sampling = (record.box_size, record.pixel_size_angstrom)
         self.engine = self._make_engine(self._config, *self.sampling)
         self.engine.restore(state)
-        self.tallies = Tallies.from_rows(self._spool.chunks())
+        self._tally_again()
         self._open_store(StoreIndex.restored(state.arrays, state.scalars))
+
+    def _tally_again(self) -> None:
+        """Count the views of all particles anew, in the frame in which the map is published now."""
+        if self.engine is not None:
+            self._tallied = self.engine.orientation
+            self.tallies = Tallies.from_rows(self._spool.chunks(), self._tallied)
+
+    def _published(self, result: BatchResult) -> BatchResult:
+        """Return a result with its poses as the map is published; the pose table and the store keep the engine's."""
+        if self.engine is None or self.sampling is None or not self.engine.orientation.turned:
+            return result
+        rotation, shift = self.engine.orientation.publish(result.rotation, result.shift_angstrom, self.sampling[1])
+        return replace(result, rotation=np.asarray(rotation, np.float32), shift_angstrom=np.asarray(shift, np.float32))
 
     def _open_store(self, index: StoreIndex | None) -> None:
         """Open the store if the engine keeps particles; without an index it starts empty."""
@@ -150,11 +166,15 @@ class Reconstruction:
             )
         except OSError as error:
             raise self._no_room(error) from error
-        self.tallies.add(result.rotation, (batch.table.defocus_u_angstrom + batch.table.defocus_v_angstrom) / 2)
+        published = self._published(result)
+        if not self.engine.orientation.same_frame(self._tallied):
+            self._tally_again()
+        else:
+            self.tallies.add(published.rotation, (batch.table.defocus_u_angstrom + batch.table.defocus_v_angstrom) / 2)
         if self.store is not None and result.kept is not None:
             self.store.put(result.kept, result.log_evidence, rows, self.engine.status.image_visits)
         self.folded.add(batch_id)
-        return result
+        return published
 
     def revisit(self, n: int) -> BatchResult | None:
         """Visit kept particles again, at most n: those whose turn it is in this sweep; None if nobody's turn is left.
@@ -192,7 +212,7 @@ class Reconstruction:
             )
         except OSError as error:
             raise self._no_room(error) from error
-        return result
+        return self._published(result)
 
     def _no_room(self, error: OSError) -> StateError:
         return StateError(
@@ -245,7 +265,8 @@ class Reconstruction:
 
     def export(self, path: Path) -> int:
         """Write the poses as a STAR file, and means over micrographs beside it; return how many particles it holds."""
-        return self._spool.export(path, list(self._groups), path.with_name(MICROGRAPHS_NAME))
+        orientation = Orientation() if self.engine is None else self.engine.orientation
+        return self._spool.export(path, list(self._groups), path.with_name(MICROGRAPHS_NAME), orientation)
 
     def close(self) -> None:
         """Close engine, pose table and store."""

@@ -1,4 +1,4 @@
-"""When particles are visited again: while the stream idles, and as long as it pays."""
+"""When particles are visited again: while the stream idles, after it has ended, and as long as it pays."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ class Revisits:
     ----------
     sweeps : int
         Finished since new particles came.
+    finishing : bool
+        Whether the stream is over.
     """
 
     def __init__(self, config: Config, reconstruction: Reconstruction) -> None:
@@ -30,6 +32,8 @@ class Revisits:
         self._batch_size = config.feed.batch_size
         self._reconstruction = reconstruction
         self.sweeps = 0
+        self.finishing = False
+        self._most = self._settings.max_sweeps
         self._resting = 0
         self._new = 0
         self._evidence = self._images = 0.0
@@ -43,6 +47,18 @@ class Revisits:
             self.sweeps = self._resting = self._new = 0
             self._before = None
 
+    def finish(self) -> None:
+        """Take note that no new particle will come: a stated number of sweeps are left, or fewer."""
+        self.finishing = True
+        self._most = min(self._settings.max_sweeps, self.sweeps + self._settings.final_sweeps)
+
+    @property
+    def progress(self) -> str:
+        """Return where the last sweeps stand, in words."""
+        store = self._reconstruction.store
+        left = 0 if store is None else store.index.left_in_sweep
+        return f"last sweeps: {self.sweeps} of at most {self._most} made, {left} particles left in this one"
+
     @property
     def wanted(self) -> bool:
         """Whether another visit would pay."""
@@ -51,9 +67,7 @@ class Revisits:
             return False
         # a search that has not settled would only learn its first images by heart
         return (
-            engine.status.stage in ("settled", "refining")
-            and self.sweeps < self._settings.max_sweeps
-            and self._resting < _REST_SWEEPS
+            engine.status.stage in ("settled", "refining") and self.sweeps < self._most and self._resting < _REST_SWEEPS
         )
 
     def step(self) -> BatchResult | None:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamrecon.assess.directions import N_SIDE, angular_counts
+from streamrecon.geometry.orientation import Orientation
 from streamrecon.geometry.rotation import rotation_from_euler
 from streamrecon.io.pose_spool import PoseRows
 
@@ -30,11 +31,12 @@ class Tallies:
         self.defocus = np.zeros(len(DEFOCUS_EDGES_ANGSTROM) - 1, np.int64)
 
     @classmethod
-    def from_rows(cls, chunks: Iterable[PoseRows]) -> Tallies:
-        """Count what a pose table holds."""
+    def from_rows(cls, chunks: Iterable[PoseRows], orientation: Orientation) -> Tallies:
+        """Count what a pose table holds, views as the map is published."""
         tallies = cls()
         for rows in chunks:
-            tallies.add(rotation_from_euler(rows.euler_degrees), rows.defocus_angstrom)
+            rotation = rotation_from_euler(rows.euler_degrees)
+            tallies.add(orientation.publish(rotation, np.zeros((len(rotation), 2)))[0], rows.defocus_angstrom)
         return tallies
 
     def add(self, rotation: NDArray[np.floating], defocus_angstrom: NDArray[np.floating]) -> None:

@@ -92,7 +92,7 @@ def test_the_copies_weigh_as_much_as_images_inserted_once_an_operator(rng):
             rotations[:, None], np.zeros((count, 1, 2), np.float32), np.ones((count, 1), np.float32),
             np.zeros(count, np.float32), np.ones(count, np.float32), np.zeros(count, np.int32), 0,
         )  # fmt: skip
-        halves.insert(count, poses, np.ascontiguousarray(weighed[:, : 1].repeat(count, axis=1)), points, 1e-9)
+        halves.insert(count, poses, np.ascontiguousarray(weighed[:, :1].repeat(count, axis=1)), points, 1e-9)
         return halves._accumulators[0]
 
     every = np.concatenate([(s @ rotation).astype(np.float32) for s in at.operators])

@@ -3,6 +3,7 @@
 import numpy as np
 
 from streamrecon.errors import NumericalError
+from streamrecon.geometry.orientation import Orientation
 from streamrecon.optics.group import OpticsGroup
 from streamrecon.particles import ParticleBatch, ParticleTable
 from streamrecon.reconstruct.results import BatchResult, EngineState, EngineStatus, Snapshot
@@ -38,6 +39,7 @@ class SumEngine:
     """Sums images by half, in order; NumericalError on a batch with an extreme value."""
 
     layout = None  # nothing is kept
+    orientation = Orientation()
 
     def __init__(self, config, box_size, pixel_size_angstrom):
         self.box_size, self.pixel = box_size, pixel_size_angstrom
