@@ -27,6 +27,7 @@ class OpticsGroupSummary:
     mean_effective_sample_size: float | None
     amplitude_scale: float | None = None
     inlier_share: float | None = None
+    b_factor_angstrom2: float | None = None
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from streamrecon.fourier.points import HalfPlanePoints, half_plane_points, point
 from streamrecon.inference.compact import CompactImages
 from streamrecon.inference.importance import PoseSamples
 from streamrecon.reconstruct.half_maps import HalfMaps
+from streamrecon.reconstruct.image_model import envelope_at
 from streamrecon.reconstruct.kept import Contribution, KeptLayout, KeptParticles, contribution_of
 
 _NOTHING = 1e-30  # poses of less weight are not there
@@ -33,7 +34,7 @@ def insert(
     n_a: int,
     minimum_weight: float,
     layout: KeptLayout,
-    amplitude: Array,
+    strength: tuple[Array, Array],
     epoch: int,
     frame: int,
     *,
@@ -49,6 +50,8 @@ def insert(
     inverse_noise : ndarray, (n, n_shells), on the host
     counts : bool
         False adds nothing: these images are in another rank's sums.
+    strength : amplitude (n,) and B-factor (n,), on the host
+        That are in the images' CTF.
     """
     to_host = backend.to_host
     noise = inverse_noise[:, : points.k_max + 1] * inlier[:, None]
@@ -58,7 +61,7 @@ def insert(
         shift=to_host(samples.shift),
         weight=to_host(samples.weight),
     )
-    contribution = contribution_of(found, minimum_weight, noise, layout, amplitude, halves.level, epoch, frame)
+    contribution = contribution_of(found, minimum_weight, noise, layout, strength, halves.level, epoch, frame)
     put = _on_device(backend, contribution.samples())
     halves.insert(n_a, put, weighed * backend.to_device(inlier)[:, None], points, _NOTHING, sign=float(counts))
     return contribution
@@ -107,9 +110,13 @@ def _weighed_again(backend: Backend, kept: KeptParticles, points: HalfPlanePoint
     real, imaginary = (to_device(part) for part in kept.images.decode(columns))
     coefficients, step = to_device(kept.ctf_coefficients), to_device(kept.frequency_step)
     amplitude, inverse_noise = to_device(old.amplitude[:, None]), to_device(old.inverse_noise)
+    blurred = bool(old.b_factor.any())
 
     def piece(a: int, b: int) -> Array:
-        ctf = backend.ctf(coefficients[a:b], points.kx, points.ky, step[a:b]) * amplitude[a:b]
+        ctf = backend.ctf(coefficients[a:b], points.kx, points.ky, step[a:b])
+        if blurred:
+            ctf = ctf * to_device(envelope_at(points, old.b_factor[a:b], kept.frequency_step[a:b, None]))
+        ctf = ctf * amplitude[a:b]
         return backend.weigh(real[a:b], imaginary[a:b], ctf, points.shell, inverse_noise[a:b])
 
     return backend.concatenate(backend.run(piece, len(kept)), axis=1)

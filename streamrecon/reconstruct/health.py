@@ -93,7 +93,9 @@ class Health:
             means = (1.0, log_evidence[rows].mean(), effective_sample_size[rows].mean(), inlier[rows].mean())
             self.sums[g] = keep * self.sums[g] + n * np.array(means, np.float64)
 
-    def groups(self, names: Sequence[str], scale: NDArray[np.floating], *, judged: bool) -> tuple[GroupHealth, ...]:
+    def groups(
+        self, names: Sequence[str], scale: NDArray[np.floating], b_factor: NDArray[np.floating], *, judged: bool
+    ) -> tuple[GroupHealth, ...]:
         """Return the health of the groups seen so far; ``judged``: inlier probabilities are in use."""
         found = []
         for g, name in enumerate(names[: len(self.particles)]):
@@ -108,6 +110,7 @@ class Health:
                     mean_effective_sample_size=float(size),
                     amplitude_scale=float(scale[g]) if g < len(scale) else None,
                     inlier_share=float(inlier) if judged else None,
+                    b_factor_angstrom2=float(b_factor[g]) if g < len(b_factor) else None,
                 )
             )
         return tuple(found)

@@ -57,6 +57,8 @@ class Contribution:
         By which the image was weighed, inlier probability included; 0 beyond the band that was inserted.
     amplitude : ndarray, (n,) float32
         By which the CTF was multiplied.
+    b_factor : ndarray, (n,) float32, angstrom^2
+        Of the envelope by which it was multiplied, too.
     level : ndarray, (n,) float64
         Log of the sums' gain when it was inserted (see `Accumulator`).
     epoch, frame : ndarray, (n,) int64
@@ -68,6 +70,7 @@ class Contribution:
     weight: NDArray[np.float32]
     inverse_noise: NDArray[np.float32]
     amplitude: NDArray[np.float32]
+    b_factor: NDArray[np.float32]
     level: NDArray[np.float64]
     epoch: NDArray[np.int64]
     frame: NDArray[np.int64]
@@ -169,7 +172,7 @@ def contribution_of(
     minimum_weight: float,
     inverse_noise: NDArray[np.float32],
     layout: KeptLayout,
-    amplitude: NDArray[np.float32],
+    strength: tuple[NDArray[np.float32], NDArray[np.float32]],
     level: float,
     epoch: int,
     frame: int,
@@ -180,6 +183,7 @@ def contribution_of(
     ----------
     inverse_noise : ndarray, (n, k_max + 1) float32
         Up to the band that is inserted.
+    strength : amplitude (n,) and B-factor (n,)
     """
     n, k = samples.weight.shape
     order = np.argsort(-samples.weight, axis=1, kind="stable")
@@ -199,7 +203,8 @@ def contribution_of(
         shift=np.ascontiguousarray(samples.shift[rows, order], np.float32),
         weight=weight.astype(np.float32),
         inverse_noise=band,
-        amplitude=np.asarray(amplitude, np.float32),
+        amplitude=np.asarray(strength[0], np.float32),
+        b_factor=np.asarray(strength[1], np.float32),
         level=np.full(n, level),
         epoch=np.full(n, epoch, np.int64),
         frame=np.full(n, frame, np.int64),

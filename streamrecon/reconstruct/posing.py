@@ -283,31 +283,6 @@ class PoseEstimator:
             temperature=temperature,
         )
 
-    def amplitude_sums(
-        self, weighed: Array, samples: PoseSamples, points: HalfPlanePoints, n_a: int, shells: int
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Return, at each image's best pose and up to ``shells``, what `AmplitudeScale` sums: each (n,).
-
-        sum of Re(conj(slice) C I) / sigma2 and sum of C^2 |slice|^2 / sigma2, with the C that is in ``weighed``.
-        """
-        inside = self._backend.to_device((points.shell <= shells).astype(np.float32))
-        rotation, shift = samples.best_pose(self._backend)
-
-        def piece(reference: Reference, a: int, b: int) -> tuple[Array, Array]:
-            sums = []
-            for rows in (slice(0, 2), slice(2, 3)):
-                part = 0.0 * weighed[:, a:b]
-                part[rows] = weighed[rows, a:b] * inside
-                pose = (rotation[a:b, None], shift[a:b, None])
-                sums.append(
-                    self._backend.score(reference.cube, PAD, points, self._geometry.box_size, part, *pose)[:, 0]
-                )
-            return 0.5 * sums[0], -sums[1]
-
-        match, power = zip(*self._run(piece, n_a, len(rotation)), strict=True)
-        join, to_host = self._backend.concatenate, self._backend.to_host
-        return to_host(join(match)), to_host(join(power))
-
     def _band(self, points: HalfPlanePoints, k_max: int) -> Band:
         """Return the part of the points up to a shell; kept, since it changes only with the band itself."""
         if k_max >= points.k_max:
@@ -323,17 +298,43 @@ class PoseEstimator:
         self, observations: Observations, samples: PoseSamples, points: HalfPlanePoints, n_a: int
     ) -> NDArray[np.float32]:
         """Return the residual power by shell at the best poses, (n, n_shells); beyond k_max all power is noise."""
-        k = points.k_max
+        power = np.array(observations.power)
+        power[:, 1 : points.k_max + 1] = self._residuals(observations, samples, points, n_a, 1.0)[:, 1:]
+        return power
+
+    def match_and_power(
+        self,
+        observations: Observations,
+        samples: PoseSamples,
+        points: HalfPlanePoints,
+        n_a: int,
+        residual: NDArray[np.float32],
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return the means of Re(conj(C slice) I) and C^2 |slice|^2 by shell at the best poses, each (n, k_max + 1).
+
+        Parameters
+        ----------
+        residual : ndarray, (n, >= k_max + 1)
+            From `residual_power`. What is asked for follows from that of the slice, of its negative and of none.
+        """
+        own = residual[:, : points.k_max + 1]
+        opposite = self._residuals(observations, samples, points, n_a, -1.0)
+        nothing = self._residuals(observations, samples, points, n_a, 0.0)
+        return (opposite - own) / 4, (own + opposite) / 2 - nothing
+
+    def _residuals(
+        self, observations: Observations, samples: PoseSamples, points: HalfPlanePoints, n_a: int, factor: float
+    ) -> NDArray[np.float32]:
+        """Return the mean of |I - factor C slice|^2 by shell, (n, k_max + 1)."""
         backend = self._backend
         rotation, shift = samples.best_pose(backend)
 
         def piece(reference: Reference, a: int, b: int) -> Array:
-            observed = (observations.real[a:b], observations.imaginary[a:b], observations.ctf[a:b])
+            ctf = observations.ctf[a:b] if factor == 1.0 else np.float32(factor) * observations.ctf[a:b]
+            observed = (observations.real[a:b], observations.imaginary[a:b], ctf)
             return backend.residual(
-                reference.cube, PAD, points, self._geometry.box_size, k + 1, observed, rotation[a:b], shift[a:b]
-            )
+                reference.cube, PAD, points, self._geometry.box_size, points.k_max + 1, observed, rotation[a:b],
+                shift[a:b],
+            )  # fmt: skip
 
-        residual = backend.to_host(backend.concatenate(self._run(piece, n_a, len(rotation))))
-        power = np.array(observations.power)
-        power[:, 1 : k + 1] = residual[:, 1:]
-        return power
+        return backend.to_host(backend.concatenate(self._run(piece, n_a, len(rotation))))

@@ -139,6 +139,8 @@ class GroupHealth:
         Strength of its particles relative to the mean of all groups.
     inlier_share : float or None
         Share of its images that the map explains; None while the map is too poor to judge by.
+    b_factor_angstrom2 : float or None
+        How much more its images are blurred than those of the sharpest group.
     """
 
     name: str
@@ -147,6 +149,7 @@ class GroupHealth:
     mean_effective_sample_size: float
     amplitude_scale: float | None
     inlier_share: float | None
+    b_factor_angstrom2: float | None = None
 
 
 @dataclass(frozen=True)

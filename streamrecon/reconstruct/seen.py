@@ -45,12 +45,13 @@ class Seen:
     power: NDArray[np.float32]
 
     def measured(
-        self, poses: PoseEstimator, samples: PoseSamples, weighed: Array, points: HalfPlanePoints, shells: int
-    ) -> tuple[NDArray[np.float32], tuple[NDArray[np.float32], NDArray[np.float32]] | None]:
-        """Return the residual power of all images, and their amplitude sums up to ``shells`` if there are any."""
+        self, poses: PoseEstimator, samples: PoseSamples, points: HalfPlanePoints, shells: int
+    ) -> tuple[NDArray[np.float32], tuple[NDArray[np.floating], NDArray[np.floating]] | None]:
+        """Return the residual power of all images, and how they match the map up to ``shells``, if there are any."""
         residual = poses.residual_power(self.observations, samples, points, self.n_a)
         if shells == 0:
             return self.share.join(residual)[0], None
-        sums = poses.amplitude_sums(weighed, samples, points, self.n_a, shells)
-        residual, match, power = self.share.join(residual, *sums)
+        match, power = poses.match_and_power(self.observations, samples, points, self.n_a, residual)
+        end = min(shells, points.k_max) + 1
+        residual, match, power = self.share.join(residual, match[:, :end], power[:, :end])
         return residual, (match, power)

@@ -78,7 +78,7 @@ class Trajectory:
         self._progress = Progress(settings, self._poses.cells.n_cells)
         symmetry = Symmetry(settings.symmetry, find_symmetry, collective)
         self._map = RunningMap(settings, geometry, k_limit, backend, self._poses, self._progress, symmetry, collective)
-        self._images = ImageModel(backend, geometry.box_size)
+        self._images = ImageModel(backend, geometry)
 
     @property
     def settled_at(self) -> int:
@@ -161,7 +161,7 @@ class Trajectory:
         observations = self._poses.preparer.prepare(images, *mine, self._map.points, band)
         (power,) = share.join(observations.power)
         self._images.meet(group, power, observations.mask_fill, batch.identities)
-        observations = self._images.scaled(observations)
+        observations = self._images.scaled(observations, self._map.points, self._poses.search_rings)
         rng = self._random()
         if self._map.halves.latest is None:
             self._start_from_random_poses(observations, share, n_a, rng)
@@ -205,7 +205,7 @@ class Trajectory:
             half_plane_points(self._layout.band),
         )
         (power,) = share.join(observations.power)
-        observations = self._images.scaled(observations)
+        observations = self._images.scaled(observations, self._map.points, self._poses.search_rings)
         rng = self._random()
         seen = self._seen(share, observations, n_a, kept.group, power)
         # poses that another start found say nothing here
@@ -261,10 +261,11 @@ class Trajectory:
         fill = seen.observations.mask_fill
         if not searching and temperature <= 1.0:
             inlier = self._images.judge(seen.group, seen.power, fill, result.log_evidence, self._map.points)
-        amplitude = self._images.amplitude(seen.observations.group)
-        shells = 0 if searching or not self._images.compares_amplitudes else self._map.sure_shells
-        residual, amplitude_sums = seen.measured(self._poses, samples, weighed, self._map.points, shells)
-        self._images.learn(seen.group, residual, fill, result, inlier, amplitude_sums, new=old is None)
+        strength = (self._images.amplitude(seen.observations.group), self._images.b_factor(seen.observations.group))
+        shells = 0 if searching or not self._images.compares_groups else self._map.sure_shells
+        points = self._map.points
+        residual, match_and_power = seen.measured(self._poses, samples, points, shells)
+        self._images.learn(seen.group, residual, fill, result, inlier, points, match_and_power, new=old is None)
         if old is None or searching:
             self._map.halves.forget(1.0 - min(0.5, n / self._progress.window()))
         there = 0
@@ -276,7 +277,7 @@ class Trajectory:
             done.revisits += n
         contribution = contributions.insert(
             self._map.halves, self._backend, samples, weighed, share.own(inlier), seen.noise, self._map.points,
-            seen.n_a, self._settings.minimum_weight, self._layout, amplitude, self._epoch, self.frame,
+            seen.n_a, self._settings.minimum_weight, self._layout, strength, self._epoch, self.frame,
             counts=share.counts,
         )  # fmt: skip
         done.held += n - there

@@ -51,6 +51,7 @@ def record_type(layout: KeptLayout) -> np.dtype[np.void]:
         ("weight", "<f4", (k,)),
         ("inverse_noise", "<f4", (layout.band + 1,)),
         ("amplitude", "<f4"),
+        ("b_factor", "<f4"),
         ("level", "<f8"),
         ("epoch", "<i8"),
         ("frame", "<i8"),
@@ -180,7 +181,7 @@ class ParticleStore:
         self.lost += len(bad)
         images = self._records["image"][found]
         places = self._records["places"][found, self._index.current(found)]
-        columns = ("quaternion", "shift", "weight", "inverse_noise", "amplitude", "level", "epoch", "frame")
+        columns = ("quaternion", "shift", "weight", "inverse_noise", "amplitude", "b_factor", "level", "epoch", "frame")
         kept = KeptParticles(
             images=CompactImages(images["values"], images["exponent"], images["zero"]),
             ctf_coefficients=images["ctf_coefficients"],
@@ -277,7 +278,17 @@ class ParticleStore:
         places = self._index.turn(particles)
         for i, (at, place) in enumerate(zip(particles.tolist(), places.tolist(), strict=True)):
             record = self._records["places"][at, place]
-            for name in ("quaternion", "shift", "weight", "inverse_noise", "amplitude", "level", "epoch", "frame"):
+            for name in (
+                "quaternion",
+                "shift",
+                "weight",
+                "inverse_noise",
+                "amplitude",
+                "b_factor",
+                "level",
+                "epoch",
+                "frame",
+            ):
                 record[name] = getattr(contribution, name)[i]
             _seal(record, self._index.contribution_stamp(at))
 

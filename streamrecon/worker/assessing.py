@@ -192,6 +192,7 @@ def _group_summary(group: GroupHealth) -> OpticsGroupSummary:
             group.mean_effective_sample_size,
             group.amplitude_scale,
             group.inlier_share,
+            group.b_factor_angstrom2,
         )
     ]
     return OpticsGroupSummary(group.name[:80], group.particles, *numbers)

@@ -1,4 +1,4 @@
-"""What may be imposed: what both halves hold up to where they agree, and nothing that is only alike at low resolution."""
+"""What may be imposed: what both halves hold up to where they agree, not what is only alike at low resolution."""
 
 from pathlib import Path
 
@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from specimens import blobs, noisy_halves
 
-from streamrecon.assess.symmetry_trust import held_between_halves, trusted_symmetry
 from streamrecon.assess.symmetry_search import locate_symmetry
+from streamrecon.assess.symmetry_trust import held_between_halves, trusted_symmetry
 from streamrecon.io import read_volume
 from streamrecon.simulate.specimen import density_from_model
 

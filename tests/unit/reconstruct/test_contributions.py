@@ -51,7 +51,7 @@ class Sums:
     def grids(self):
         return [a.grid / a.gain for a in self.halves._accumulators]
 
-    def insert(self, rng, n, n_a, k_max, *, amplitude=1.0, epoch=0):
+    def insert(self, rng, n, n_a, k_max, *, amplitude=1.0, b_factor=0.0, epoch=0):
         points = half_plane_points(k_max)
         images = rng.normal(size=(n, BOX, BOX)).astype(np.float32)
         coefficients = rng.normal(size=(n, 5)).astype(np.float32)
@@ -59,13 +59,15 @@ class Sums:
         observed = self.preparer.prepare(
             images, coefficients, step, np.zeros(n, np.int32), points, half_plane_points(BAND)
         )
-        observed = replace(observed, ctf=observed.ctf * np.float32(amplitude))
+        s2 = (points.kx**2 + points.ky**2) * GEOMETRY.frequency_step**2
+        envelope = (amplitude * np.exp(-b_factor * s2 / 4)).astype(np.float32)
+        observed = replace(observed, ctf=observed.ctf * envelope)
         noise = rng.uniform(0.5, 2.0, (n, BOX // 2 + 1)).astype(np.float32)
         inlier = rng.uniform(0.2, 1.0, n).astype(np.float32)
         weighed = self.backend.weigh(observed.real, observed.imaginary, observed.ctf, points.shell, noise)
         contribution = contributions.insert(
             self.halves, self.backend, posteriors(rng, n), weighed, inlier, noise, points, n_a, 1e-3, LAYOUT,
-            np.full(n, amplitude, np.float32), epoch, 0,
+            (np.full(n, amplitude, np.float32), np.full(n, b_factor, np.float32)), epoch, 0,
         )  # fmt: skip
         return contributions.kept_of(observed.compact, coefficients, step, observed.group, n_a, contribution)
 
@@ -77,9 +79,9 @@ class Sums:
 
 
 def test_a_contribution_is_taken_out_to_rounding(backend, rng):
-    """Two batches of different bands and amplitudes; the first leaves, and the sums are the second's alone."""
+    """Two batches of different bands, amplitudes and envelopes; the first leaves, and the sums are the second's alone."""
     both, alone = Sums(backend), Sums(backend)
-    first = both.insert(rng, 30, 14, 8, amplitude=0.7)
+    first = both.insert(rng, 30, 14, 8, amplitude=0.7, b_factor=120.0)
     state = rng.bit_generator.state
     both.insert(rng, 20, 11, 11)
     rng.bit_generator.state = state
@@ -147,7 +149,7 @@ def test_a_batch_of_particles_inserted_at_different_bands_leaves_whole(backend, 
 def test_the_poses_that_are_kept_are_those_that_go_in(rng):
     samples = posteriors(rng, 12)
     noise = rng.uniform(1, 2, (12, 9)).astype(np.float32)
-    kept = contribution_of(samples, 0.01, noise, LAYOUT, np.ones(12, np.float32), 0.5, 3, 4)
+    kept = contribution_of(samples, 0.01, noise, LAYOUT, (np.ones(12, np.float32), np.zeros(12, np.float32)), 0.5, 3, 4)
     back = kept.samples()
     for i in range(12):
         chosen = np.flatnonzero(samples.weight[i] >= 0.01)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from streamrecon.reconstruct.amplitude import AmplitudeScale
+from streamrecon.reconstruct.envelope import GroupEnvelope
 from streamrecon.reconstruct.health import Health, junk_log_evidence
 
 COUNTS = np.array([0, 4, 8, 12, 18, 24, 30])
@@ -48,31 +48,63 @@ def test_groups_are_reported_by_name_and_particles_counted_once(rng):
     group = np.array([0, 0, 2])
     health.update(group, np.array([1.0, 3.0, 7.0]), np.ones(3), np.array([1.0, 0.5, 0.0]), new=True)
     health.update(group, np.array([1.0, 3.0, 7.0]), np.ones(3), np.array([1.0, 0.5, 0.0]), new=False)
-    first, third = health.groups(["a", "b", "c"], np.array([1.0, 1.0, 0.7]), judged=True)
+    first, third = health.groups(["a", "b", "c"], np.array([1.0, 1.0, 0.7]), np.array([0.0, 0.0, 40.0]), judged=True)
     assert (first.name, first.particles, first.mean_log_evidence, first.inlier_share) == ("a", 2, 2.0, 0.75)
     assert (third.name, third.particles, third.amplitude_scale) == ("c", 1, 0.7)
-    assert health.groups(["a", "b", "c"], np.ones(3), judged=False)[0].inlier_share is None
+    assert third.b_factor_angstrom2 == 40.0
+    assert health.groups(["a", "b", "c"], np.ones(3), np.zeros(3), judged=False)[0].inlier_share is None
     again = Health()
     again.restore(*health.state())
-    assert again.groups(["a", "b", "c"], np.array([1, 1, 0.7]), judged=True) == (first, third)
+    assert again.groups(["a", "b", "c"], np.array([1, 1, 0.7]), np.array([0, 0, 40.0]), judged=True) == (first, third)
+
+
+STEP, SHELLS = 1 / 200.0, 24
+
+
+def learnt(true, b_factor, rng, *, images=4000, bias=0.6):
+    """Feed groups of true amplitudes and B-factors, all images biased alike."""
+    envelope = GroupEnvelope(STEP, SHELLS)
+    envelope.add_groups(len(true))
+    x = (np.arange(SHELLS) * STEP) ** 2 / 4
+    for _ in range(images // 100):
+        group = rng.integers(0, len(true), 100)
+        power = rng.gamma(4.0, 3.0, (100, SHELLS)) * np.exp(-np.arange(SHELLS) / 8)
+        factor = bias * true[group][:, None] * np.exp(-b_factor[group][:, None] * x)
+        envelope.update(group, factor * power + rng.normal(0, 1, power.shape) * np.sqrt(power), power)
+    return envelope
 
 
 def test_amplitudes_are_relative_and_a_bias_of_all_falls_out(rng):
     """Least squares with a common bias of 0.6: only the ratio of the groups is left."""
-    scale = AmplitudeScale()
-    scale.add_groups(2)
-    true = np.array([1.0, 0.7])
-    for _ in range(40):
-        group = rng.integers(0, 2, 100)
-        power = rng.gamma(4.0, 5.0, 100)
-        match = 0.6 * true[group] * power + rng.normal(0, 5, 100)
-        scale.update(group, match, power)
-    found = scale.scale
+    envelope = learnt(np.array([1.0, 0.7]), np.zeros(2), rng)
+    found = envelope.scale
     assert found[1] / found[0] == pytest.approx(0.7, rel=0.03)
-    assert np.average(found, weights=scale.sums[:, 1]) == pytest.approx(1.0, abs=0.01)
-    scale.add_groups(3)
-    assert scale.scale[2] == 1.0  # nothing known
-    one = AmplitudeScale()
+    assert envelope.b_factor.max() < 15.0
+    envelope.add_groups(3)
+    assert envelope.scale[2] == 1.0  # nothing known
+    one = GroupEnvelope(STEP, SHELLS)
     one.add_groups(1)
-    one.update(np.zeros(5, int), np.full(5, 9.0), np.ones(5))
+    one.update(np.zeros(5, int), np.full((5, 4), 9.0), np.ones((5, 4)))
     assert one.scale.tolist() == [1.0]
+    assert one.b_factor.tolist() == [0.0]
+
+
+def test_b_factors_are_told_over_the_sharpest_group(rng):
+    """Slopes of three groups, the blur that all share left out; amplitudes are those at s = 0."""
+    true, b_factor = np.array([1.0, 0.8, 1.2]), np.array([90.0, 20.0, 180.0])
+    envelope = learnt(true, b_factor, rng, images=6000)
+    np.testing.assert_allclose(envelope.b_factor, b_factor - 20.0, atol=15.0)
+    found = envelope.scale
+    np.testing.assert_allclose(found / found[1], true / true[1], rtol=0.04)
+    again = GroupEnvelope(STEP, SHELLS)
+    again.restore(envelope.state())
+    assert np.array_equal(again.b_factor, envelope.b_factor)
+
+
+def test_few_images_say_little_of_a_group(rng):
+    """A group of 30 noisy images next to one of thousands is taken for average."""
+    envelope = learnt(np.array([1.0]), np.zeros(1), rng)
+    envelope.add_groups(2)
+    power = np.full((30, SHELLS), 1e-3)
+    envelope.update(np.ones(30, int), power + rng.normal(0, 0.03, power.shape), power)
+    assert envelope.b_factor[1] < 60.0

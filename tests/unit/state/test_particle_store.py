@@ -25,6 +25,7 @@ def contribution(rng, n):
         weight=rng.random((n, 4), np.float32),
         inverse_noise=rng.random((n, 7), np.float32),
         amplitude=rng.random(n, np.float32),
+        b_factor=rng.random(n, np.float32),
         level=rng.normal(size=n),
         epoch=rng.integers(0, 9, n),
         frame=rng.integers(0, 3, n),
