@@ -79,7 +79,7 @@ class Sums:
 
 
 def test_a_contribution_is_taken_out_to_rounding(backend, rng):
-    """Two batches of different bands, amplitudes and envelopes; the first leaves, and the sums are the second's alone."""
+    """Two batches of other bands, amplitudes and envelopes; the first leaves, and the sums are the second's alone."""
     both, alone = Sums(backend), Sums(backend)
     first = both.insert(rng, 30, 14, 8, amplitude=0.7, b_factor=120.0)
     state = rng.bit_generator.state

@@ -56,8 +56,8 @@ class VisitEngine(SumEngine):
         self.visits += n
         contribution = Contribution(
             np.ones((n, 2, 4), np.float32), np.zeros((n, 2, 2), np.float32), np.ones((n, 2), np.float32),
-            np.ones((n, 4), np.float32), np.ones(n, np.float32), np.zeros(n, np.float32), numbers.astype(float), np.zeros(n, int),
-            np.zeros(n, int),
+            np.ones((n, 4), np.float32), np.ones(n, np.float32), np.zeros(n, np.float32), numbers.astype(float),
+            np.zeros(n, int), np.zeros(n, int),
         )  # fmt: skip
         images, *_ = encode(CpuBackend(1), *np.ones((2, n, LAYOUT.n_points), np.float32), np.zeros(n))
         return KeptParticles(
