@@ -50,7 +50,7 @@ def status_at(particles: int, stage: str | None = None) -> EngineStatus:
         effective_sample_size=1.4 + 30.0 * np.exp(-particles / 900.0) + 0.1 * wobble,
         coarse_entropy=0.6,
         resolution_angstrom=resolution_at(particles) if particles > 300 else float("inf"),
-        fsc_kind="independent" if stage == "refining" else "common",
+        fsc_kind="gold_standard" if stage == "refining" else "common",
         step_seconds=0.62,
         images_per_second=150.0 + 8.0 * wobble,
         evaluations_per_image=105.0,

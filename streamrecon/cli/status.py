@@ -131,6 +131,10 @@ def _print(found: dict[str, Any]) -> None:
             if resolution is None
             else f"{resolution:.1f} Å at FSC {map_.get('fsc_threshold')}, {map_.get('fsc_kind')} halves"
         )
+        if map_.get("symmetry_reason"):
+            rows["symmetry"] = f"{map_.get('symmetry')}: {map_['symmetry_reason']}"
+        if map_.get("challenge_reason"):
+            rows["random starts"] = f"{map_.get('starts')} running; {map_['challenge_reason']}"
         rows["map"] = f"written {duration(map_['age_seconds'])} ago"
     checkpoint = found["checkpoint"]
     rows["checkpoint"] = (

@@ -68,6 +68,8 @@ def _numbers(
     yield "effective sample size", _number(status.get("effective_sample_size"))
     yield "log-evidence of an image, nats", _number(status.get("log_evidence"))
     yield "efficiency of the views", _number(assessment.get("angular_efficiency"), 2)
+    yield "symmetry imposed", str(status.get("symmetry", "none yet"))
+    yield "random starts running", str(status.get("starts", 1))
     yield "in quarantine", str(ledger.get("quarantine_open", 0))
 
 

@@ -65,7 +65,7 @@ def state_of(facts: Facts) -> State:
         return State("searching", "Searching for the first map", text)
     if stage == "refining":
         kind = (
-            "each half against its own map" if facts.status.get("fsc_kind") == "independent" else "from the first map"
+            "each half against its own map" if facts.status.get("fsc_kind") == "gold_standard" else "from the first map"
         )
         return State("refining", "Refining", f"{n} in the map{_at(facts.status)}; {kind}.")
     if stage == "settled":

@@ -309,7 +309,7 @@ class PoseEstimator:
         points: HalfPlanePoints,
         n_a: int,
         residual: NDArray[np.float32],
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    ) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
         """Return the means of Re(conj(C slice) I) and C^2 |slice|^2 by shell at the best poses, each (n, k_max + 1).
 
         Parameters

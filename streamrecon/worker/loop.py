@@ -20,6 +20,7 @@ from streamrecon.worker.assessments import Assessments
 from streamrecon.worker.control import Control, Steering
 from streamrecon.worker.durability import Durability
 from streamrecon.worker.feed import Feed
+from streamrecon.worker.news import StatusNews
 from streamrecon.worker.outputs import write_snapshot
 from streamrecon.worker.preprocess import decide_contrast, usable
 from streamrecon.worker.reconstruction import Reconstruction
@@ -83,7 +84,7 @@ class Worker:
         self._snapshot_visits = 0
         self._exported = 0
         self._revisits = Revisits(config, reconstruction)
-        self._stage = ""
+        self._news = StatusNews(self._tell)
         self._turn_at = time.monotonic()
 
     @property
@@ -237,16 +238,7 @@ class Worker:
         if store is not None:
             self._metrics.store(len(store), store.n_bytes, store.dropped, store.lost)
         self._publisher.publish_status(status)
-        if status.stage != self._stage:
-            self._stage = status.stage
-            why = f": {status.stage_reason}" if status.stage_reason else ""
-            self._tell(
-                "stage",
-                f"the reconstruction is {status.stage}{why}",
-                stage=status.stage,
-                reason=status.stage_reason,
-                particles_seen=status.particles_seen,
-            )
+        self._news.take(status)
 
     def _give_back(self, batch_id: int, error: IngestError | NumericalError) -> None:
         self._metrics.error(error)

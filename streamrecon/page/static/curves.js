@@ -35,7 +35,7 @@ function drawFsc() {
   }
   const shown = curves.filter(([, curve]) => curve?.length);
   const data = [frequency, ...shown.map(([, curve]) => frequency.map((_, i) => curve[i] ?? null))];
-  const kind = halves.fsc_kind === "independent" ? "independent halves" : "common map: optimistic";
+  const kind = halves.fsc_kind === "gold_standard" ? "independent halves" : "common map: optimistic";
   about("fsc", `${angstrom(halves.resolution_angstrom)}, ${kind}`);
   fsc.set(data, `Fourier shell correlation of the half-sets: 0.143 at ${angstrom(halves.resolution_angstrom)}, ${kind}`, JSON.stringify(shown.map(([label]) => label)));
 }

@@ -63,7 +63,7 @@ const shows = {
 };
 
 function showHonesty() {
-  const independent = page.status.fsc_kind === "independent";
+  const independent = page.status.fsc_kind === "gold_standard";
   const kind = independent ? "independent halves" : "common map: optimistic";
   const brief = `masked ${angstrom(page.masked)}, ${independent ? "independent" : "optimistic"}`;
   set("n-resolution-sub", known(page.masked) ? brief : kind);

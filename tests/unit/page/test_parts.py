@@ -52,7 +52,7 @@ def status(**fields):
         (Facts(heard=True, status=status()), "searching", "1,200 particles so far"),
         (Facts(heard=True, status=status(stage="settled", resolution_angstrom=14.24)), "settled", "at 14.2 Å"),
         (Facts(heard=True, status=status(stage="refining")), "refining", "from the first map"),
-        (Facts(heard=True, status=status(stage="refining", fsc_kind="independent")), "refining", "its own map"),
+        (Facts(heard=True, status=status(stage="refining", fsc_kind="gold_standard")), "refining", "its own map"),
         (Facts(heard=True, status=status(stage="dreaming")), "settled", "1,200 particles"),
         (Facts(ever_heard=True, status=status()), "lost", "last that was heard"),
         (Facts(ever_heard=True, end_reason="drained", status=status()), "finished", "All 1,200 particles"),
