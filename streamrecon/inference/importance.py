@@ -61,6 +61,7 @@ class PoseSamples:
     ``log_evidence`` (n,) is the log of the likelihood ratio averaged over all poses (at the temperature),
     ``effective_sample_size`` (n,) counts samples, ``best`` (n,) indexes the likeliest. ``evaluations`` is what the
     scoring cost, in poses over the whole band: one over a narrower band counts for its share of the points.
+    ``coarse_entropy`` (n,), nats, is that of the search's cell posterior at its temperature; None without a search.
     """
 
     rotation: Array
@@ -70,6 +71,7 @@ class PoseSamples:
     effective_sample_size: Array
     best: Array
     evaluations: int
+    coarse_entropy: Array | None = None
 
     def best_pose(self, backend: Backend) -> tuple[Array, Array]:
         """Return rotation (n, 3, 3) and shift (n, 2) of each image's likeliest sample."""
@@ -80,7 +82,9 @@ class PoseSamples:
         """Join the samples of consecutive images."""
         names = ("rotation", "shift", "weight", "log_evidence", "effective_sample_size", "best")
         joined = {name: backend.concatenate([getattr(piece, name) for piece in pieces]) for name in names}
-        return cls(**joined, evaluations=sum(piece.evaluations for piece in pieces))
+        entropies = [piece.coarse_entropy for piece in pieces if piece.coarse_entropy is not None]
+        entropy = backend.concatenate(entropies) if len(entropies) == len(pieces) else None
+        return cls(**joined, evaluations=sum(piece.evaluations for piece in pieces), coarse_entropy=entropy)
 
 
 def plan_rounds(
@@ -106,7 +110,7 @@ def refine_samples(
     pad: int,
     box_size: int,
     weighed: Array,
-    first: tuple[Array, ...],
+    first: Sequence[Array],
     plan: SamplingPlan,
     random: tuple[Array, Sequence[Array]],
 ) -> PoseSamples:
@@ -118,10 +122,10 @@ def refine_samples(
     ----------
     weighed : ndarray, (3, n, n_points)
         From `Backend.weigh`.
-    first : rotation (n, M, 3, 3), shift (n, M, 2), density (n, M), and what else there is
+    first : rotation (n, M, 3, 3), shift (n, M, 2), density (n, M)
     random : start (n, rounds), uniform (n, K, 5) for each round, float32 in [0, 1)
     """
-    rotation, shift, density = first[:3]
+    rotation, shift, density = first
     starts, moves = random
     n_points = weighed.shape[2]
     scored = 0

@@ -182,16 +182,16 @@ class PoseEstimator:
                 reference.search, observations.rings[a:b], observations.ring_ctf[a:b], inverse_noise[a:b]
             )
             draws = (start[a:b, 0], pick[a:b], place[a:b])
-            first: tuple[Array, ...] = self._search.draw(found, temperature, defensive, draws)
+            *first, summary = self._search.draw(found, temperature, defensive, draws)
             if modes is not None and around is not None:
                 near = self._around(modes, plan, (around[0][a:b], around[1][a:b]), slice(a, b))
                 # two samples of the same posterior, each weighed by its own density: the rounds to come decide
-                first = tuple(backend.concatenate(pair, axis=1) for pair in zip(first, near, strict=False))
+                first = [backend.concatenate(pair, axis=1) for pair in zip(first, near, strict=True)]
             weighed = self.weigh(observations, inverse_noise, points, slice(a, b))
             samples = refine_samples(
                 backend, reference.cube, PAD, box, weighed, first, plan, (start[a:b, 1:], [m[a:b] for m in moves])
             )
-            return samples, weighed
+            return replace(samples, coarse_entropy=summary[:, 2]), weighed
 
         pieces = self._run(piece, n_a, n)
         weighed = backend.concatenate([w for _, w in pieces], axis=1)

@@ -205,8 +205,13 @@ class Trajectory:
             half_plane_points(self._layout.band),
         )
         (power,) = share.join(observations.power)
+        # a start made in idle time meets its first images here
+        names = [f"kept particle {i}" for i in range(len(kept))]
+        self._images.meet(kept.group, power, observations.mask_fill, names)
         observations = self._images.scaled(observations, self._map.points, self._poses.search_rings)
         rng = self._random()
+        if self._map.halves.latest is None:
+            self._start_from_random_poses(observations, share, n_a, rng)
         seen = self._seen(share, observations, n_a, kept.group, power)
         # poses that another start found say nothing here
         ours = bool((kept.contribution.frame >> 32 == self._seed[1]).all())
@@ -241,6 +246,8 @@ class Trajectory:
 
     def _temperature(self, seen: Seen) -> float:
         """Return the annealing's temperature for a batch, and let its clock run."""
+        if self._progress.annealer.settled:
+            return 1.0  # how wide the posterior is, the search itself will tell
         histogram = self._poses.probe(seen.observations, seen.inverse_noise, seen.share)
         return self._progress.annealer.temperature(histogram, seen.share.n, self._progress.done.image_visits)
 
@@ -257,6 +264,9 @@ class Trajectory:
             raise NumericalError(
                 f"batch of {n} particles: a likelihood is not finite; check these images for extreme values"
             )
+        if self._progress.annealer.settled and samples.coarse_entropy is not None:
+            (entropy,) = share.join(self._backend.to_host(samples.coarse_entropy))
+            self._progress.annealer.entropy = float(entropy.mean())
         inlier = np.ones(n, np.float32)
         fill = seen.observations.mask_fill
         if not searching and temperature <= 1.0:
