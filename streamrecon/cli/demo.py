@@ -82,7 +82,7 @@ def demo(
     with errors_as_exit_codes():
         _make_folder(output)
         ports = free_ports()
-        config = write_session_config(output, ports, seed=seed)
+        config = write_session_config(output, ports, seed=seed, final_sweeps=1)
         source = [
             "simulate", str(output / "incoming"), "--truth", str(output / "truth"), "--particles", str(particles),
             "--rate", str(rate), "--snr", str(snr), "--box", str(box), "--pixel-size", str(pixel_size),

@@ -36,9 +36,16 @@ def free_ports() -> SessionPorts:
 
 
 def write_session_config(
-    folder: Path, ports: SessionPorts, *, seed: int, settle_seconds: float = 1.0, output: str = "session"
+    folder: Path,
+    ports: SessionPorts,
+    *,
+    seed: int,
+    settle_seconds: float = 1.0,
+    output: str = "session",
+    final_sweeps: int | None = None,
 ) -> Path:
     """Write ``folder/config.toml`` that watches ``incoming`` and writes to ``output``, both in the folder."""
+    refinement = "" if final_sweeps is None else f"\n[refinement]\nfinal_sweeps = {final_sweeps}\n"
     path = folder / "config.toml"
     path.write_text(
         f"""[session]
@@ -64,7 +71,7 @@ endpoint = "{ports.control}"
 
 [monitor]
 bind = "{ports.monitor}"
-""",
+{refinement}""",
         encoding="utf-8",
     )
     return path

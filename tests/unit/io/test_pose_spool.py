@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from streamrecon.errors import CheckpointCorrupt
+from streamrecon.geometry.orientation import Orientation
 from streamrecon.geometry.rotation import random_rotations
 from streamrecon.io import PoseSpool, read_star
 from streamrecon.optics.group import OpticsGroup
@@ -47,6 +48,23 @@ def append(spool: PoseSpool, first: int, n: int, seed: int = 0) -> tuple[int, np
     )
     assert rows[:, 1].sum() == spool.n_bytes - rows[0, 0]
     return spool.n_bytes, rotation, shift
+
+
+def test_exports_poses_as_the_map_is_published(tmp_path: Path) -> None:
+    """Poses of the own frame come out turned, all else is as without."""
+    turn = random_rotations(np.random.default_rng(5), 1)[0]
+    at = Orientation("D2", turn, np.array([1.5, -2.0, 0.5]))
+    with PoseSpool(tmp_path / "poses.txt") as spool:
+        _, rotation, shift = append(spool, 0, 6, seed=1)
+        assert spool.export(tmp_path / "own.star", GROUPS) == 6
+        assert spool.export(tmp_path / "published.star", GROUPS, orientation=at) == 6
+    own, published = read_star(tmp_path / "own.star"), read_star(tmp_path / "published.star")
+    np.testing.assert_allclose(published.rotation, np.einsum("ji,njk->nik", turn, rotation), atol=1e-5)
+    center = 2.0 * np.einsum("nji,j->ni", rotation, at.center)  # 2 A a pixel, seen along each view
+    np.testing.assert_allclose(published.shift_angstrom, shift + center[:, :2], atol=1e-4)
+    assert published.identities() == own.identities()
+    last = [line.split()[-5:] for line in (tmp_path / "published.star").read_text().splitlines() if "@" in line]
+    assert last == [line.split()[-5:] for line in (tmp_path / "own.star").read_text().splitlines() if "@" in line]
 
 
 def test_exports_all_rows_with_relions_names(tmp_path: Path) -> None:

@@ -26,7 +26,8 @@ def say(text):
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         self.send_response(200); self.end_headers()
-        self.wfile.write(f"# TYPE of_{name} gauge\\nof_{name} 1.0\\n".encode())
+        more = "streamrecon_worker_finishing 1.0\\n" if ending == "sweeping" else ""
+        self.wfile.write(f"# TYPE of_{name} gauge\\nof_{name} 1.0\\n{more}".encode())
     def log_message(self, *a): pass
 def stop(*a):
     say("told")
@@ -38,12 +39,12 @@ signal.signal(signal.SIGTERM, stop)
 server = http.server.HTTPServer(("127.0.0.1", port), Handler)
 threading.Thread(target=server.serve_forever, daemon=True).start()
 say("started")
-while ending == "follow" and "ingest ended" not in log.read_text():
+while ending in ("follow", "sweeping") and "ingest ended" not in log.read_text():
     time.sleep(0.05)
-if ending.startswith(("exit", "follow")):
-    time.sleep(0.3)
+if ending.startswith(("exit", "follow", "sweeping")):
+    time.sleep(1.5 if ending == "sweeping" else 0.3)
     say("ended")
-    os._exit(int(ending[4:]) if ending != "follow" else 0)
+    os._exit(int(ending[4:]) if ending.startswith("exit") else 0)
 while True: time.sleep(0.05)
 """
 
@@ -192,6 +193,15 @@ def test_a_worker_that_missed_the_end_is_told(stage):
         pass
     assert running.code == 0
     assert stage.said()[-2:] == ["worker told", "worker stopped"]
+
+
+def test_a_worker_that_makes_its_last_sweeps_is_left_alone(stage):
+    """As the one above, for longer than that; but it says in its metrics what it is doing."""
+    stop = StopPolicy(ingest_seconds=5, grace_seconds=10, drained_seconds=0.3)
+    with Running(supervise(stage, "exit0", "sweeping", stop=stop)) as running:
+        pass
+    assert running.code == 0
+    assert sorted(stage.said()) == ["ingest ended", "ingest started", "worker ended", "worker started"]
 
 
 def test_a_configuration_error_is_not_tried_again(stage):
