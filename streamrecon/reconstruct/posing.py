@@ -330,7 +330,7 @@ class PoseEstimator:
         rotation, shift = samples.best_pose(backend)
 
         def piece(reference: Reference, a: int, b: int) -> Array:
-            ctf = observations.ctf[a:b] if factor == 1.0 else np.float32(factor) * observations.ctf[a:b]
+            ctf = observations.ctf[a:b] if factor == 1.0 else factor * observations.ctf[a:b]
             observed = (observations.real[a:b], observations.imaginary[a:b], ctf)
             return backend.residual(
                 reference.cube, PAD, points, self._geometry.box_size, points.k_max + 1, observed, rotation[a:b],

@@ -158,6 +158,8 @@ def test_the_sums_hold_each_particle_once(run):
         real, imaginary = part.images.decode(points_within(half_plane_points(start._layout.band), k_max)[1])
         ctf = backend.ctf(part.ctf_coefficients, points.kx, points.ky, part.frequency_step)
         ctf *= part.contribution.amplitude[:, None]
+        s2 = (points.kx**2 + points.ky**2) * part.frequency_step[:, None] ** 2
+        ctf *= np.exp(-part.contribution.b_factor[:, None] * s2 / 4)
         weighed = backend.weigh(real, imaginary, ctf, points.shell, part.contribution.inverse_noise)
         n_a = int(np.count_nonzero(part.half == 0))
         rebuilt.insert(n_a, part.contribution.samples(factor[rows]), weighed, points, 1e-30)
