@@ -122,10 +122,10 @@ def refine_samples(
     ----------
     weighed : ndarray, (3, n, n_points)
         From `Backend.weigh`.
-    first : rotation (n, M, 3, 3), shift (n, M, 2), density (n, M)
+    first : rotation (n, M, 3, 3), shift (n, M, 2), density (n, M), and what else there is
     random : start (n, rounds), uniform (n, K, 5) for each round, float32 in [0, 1)
     """
-    rotation, shift, density = first
+    rotation, shift, density = first[:3]
     starts, moves = random
     n_points = weighed.shape[2]
     scored = 0

@@ -16,7 +16,7 @@ _WINDOW_IMAGES = 2000.0
 _PRIOR_IMAGES = 20.0  # a new group counts as average until it has shown more than so many images
 _SCALE_RANGE = (0.2, 5.0)
 # what groups of one session differ by is of this order: it holds back what few images say
-_PRIOR_B_FACTOR = 100.0
+_PRIOR_B_FACTOR = 200.0
 _B_FACTOR_RANGE = 500.0
 _FIRST_SHELL = 3  # masks and the box's edge spoil the lowest
 _LEAST_SHELLS = 6
