@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from streamrecon.assess.align import align_volumes, fsc_between
+from streamrecon.assess.symmetry_trust import trusted_symmetry
 from streamrecon.compute.cpu import CpuBackend
 from streamrecon.particles import ParticleBatch
 from streamrecon.reconstruct.engine import Engine
@@ -34,7 +35,8 @@ def stream(truth):
 
 
 def reconstruct(truth):
-    engine = Engine(EngineSettings(starts=1, settle_images=1000), BOX, PIXEL, CpuBackend(2), 2)
+    settings = EngineSettings(starts=1, settle_images=1000, symmetry="auto")
+    engine = Engine(settings, BOX, PIXEL, CpuBackend(2), 2, find_symmetry=trusted_symmetry)
     for batch in stream(truth):
         engine.fold(batch)
     snapshot = engine.snapshot()
@@ -45,6 +47,10 @@ def reconstruct(truth):
 def test_the_blur_of_a_group_is_measured_and_used(monkeypatch):
     truth = f1_atpase(BOX, PIXEL)
     snapshot, told = reconstruct(truth)
+    # what looks threefold at low resolution is not imposed unasked, and the reason is told
+    assert snapshot.status.symmetry == "C1"
+    assert snapshot.status.stage == "refining"
+    assert "not looked for" not in snapshot.status.symmetry_reason
     sharp, blurred = snapshot.optics_groups
     assert (sharp.name, blurred.name) == ("sharp", "blurred")
     assert sharp.b_factor_angstrom2 == 0.0
