@@ -20,8 +20,8 @@ from streamrecon.errors import CheckpointIncompatible, NumericalError
 from streamrecon.geometry.orientation import Orientation
 from streamrecon.optics.group import OpticsGroup
 from streamrecon.particles import ParticleBatch
-from streamrecon.reconstruct.collective import ALONE, Collective
 from streamrecon.reconstruct.challenge import Challenges
+from streamrecon.reconstruct.collective import ALONE, Collective, agreed
 from streamrecon.reconstruct.extent import band_limit, geometry_for
 from streamrecon.reconstruct.kept import KeptLayout, KeptParticles
 from streamrecon.reconstruct.mapping import resize_volume
@@ -238,7 +238,8 @@ class Engine:
             return
         size = min(len(m) for m in maps if m is not None)
         voxel = self.geometry.pixel_size_angstrom * self.geometry.box_size / size
-        self._challenges.agreement = self._agreement(resize_volume(maps[0], size), resize_volume(maps[1], size), voxel)
+        found = self._agreement(resize_volume(maps[0], size), resize_volume(maps[1], size), voxel)
+        self._challenges.agreement = float(agreed(self._collective, np.array([found]))[0])
 
     def _go_on_with(self, number: int, outcome: str) -> None:
         """Let one start go on alone."""

@@ -6,6 +6,7 @@ handed in: it belongs to what assesses maps.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Protocol
 
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from streamrecon.compute.backend import Array, Backend
 from streamrecon.geometry.orientation import Orientation
 from streamrecon.inference.observation import ImageGeometry
+from streamrecon.reconstruct.collective import ALONE, Collective, agreed
 from streamrecon.reconstruct.mapping import SolvedMap
 
 _GROWTH = 1.15  # in shells that are sure, before it is worth looking again
@@ -39,6 +41,8 @@ class Symmetry:
         "C1": never any. "auto": what the map shows. Else the group that is known.
     find : SymmetryFinder or None
         None: nothing is ever found.
+    collective : Collective
+        All processes take what the first one finds.
 
     Attributes
     ----------
@@ -49,8 +53,9 @@ class Symmetry:
         Shells that were sure when it was last looked for.
     """
 
-    def __init__(self, asked: str, find: SymmetryFinder | None) -> None:
+    def __init__(self, asked: str, find: SymmetryFinder | None, collective: Collective = ALONE) -> None:
         self.asked = asked
+        self._collective = collective
         self._find = find
         self.orientation = Orientation()
         self.reason = "" if asked == "C1" else "not looked for yet: the map must settle first"
@@ -72,8 +77,11 @@ class Symmetry:
         self.tried_shells = sure_shells
         larger = geometry.box_size / len(latest.half_a)  # pixels of the images a voxel of the map in use
         halves = (backend.to_host(latest.half_a), backend.to_host(latest.half_b))
-        found, self.reason = self._find(*halves, larger * geometry.pixel_size_angstrom, self.asked)
-        self.orientation = Orientation(found.group, found.rotation, larger * np.asarray(found.center))
+        found, reason = self._find(*halves, larger * geometry.pixel_size_angstrom, self.asked)
+        center = larger * np.asarray(found.center)
+        words = json.dumps([found.group, reason, found.rotation.tolist(), center.tolist()]).encode()
+        group, self.reason, *frame = json.loads(agreed(self._collective, np.frombuffer(words, np.uint8)).tobytes())
+        self.orientation = Orientation(group, *(np.array(part, np.float64) for part in frame))
         return self.orientation.turned
 
     def forget(self, reason: str) -> None:

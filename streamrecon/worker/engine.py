@@ -6,14 +6,12 @@ import os
 
 import structlog
 
-from streamrecon.assess.align import map_agreement
-from streamrecon.assess.symmetry_trust import trusted_symmetry
 from streamrecon.compute.backend import Backend
 from streamrecon.compute.choose import BackendName, ComputeSettings, choose_backend
 from streamrecon.config.model import Config
-from streamrecon.reconstruct.engine import Engine
+from streamrecon.reconstruct.collective import ALONE
 from streamrecon.reconstruct.results import EngineLike
-from streamrecon.worker.ranks.shared_engine import SharedEngine
+from streamrecon.worker.ranks.shared_engine import SharedEngine, engine_of_rank
 from streamrecon.worker.ranks.team import Team
 
 _log = structlog.get_logger(__name__)
@@ -67,8 +65,4 @@ def make_engine(config: Config, box_size: int, pixel_size_angstrom: float) -> En
     if len(config.compute.devices) > 1 and (backend.name == "cuda" or config.compute.backend == "cpu"):
         team = Team(config.compute.devices, config.compute.patience_seconds)
         return SharedEngine(config, box_size, pixel_size_angstrom, backend, team)
-    keep = config.refinement.store_megabytes > 0
-    return Engine(
-        config.engine, box_size, pixel_size_angstrom, backend, config.session.seed, keep=keep,
-        find_symmetry=trusted_symmetry, agreement=map_agreement,
-    )  # fmt: skip
+    return engine_of_rank(config, box_size, pixel_size_angstrom, backend, ALONE)

@@ -13,11 +13,15 @@ import structlog
 from numpy.typing import NDArray
 
 from streamrecon import errors
+from streamrecon.assess.align import map_agreement
+from streamrecon.assess.symmetry_trust import trusted_symmetry
 from streamrecon.compute.backend import Backend
 from streamrecon.compute.cuda.reduce import load_nccl
 from streamrecon.config.model import Config
 from streamrecon.errors import DeviceError, NumericalError, RankLost
+from streamrecon.geometry.orientation import Orientation
 from streamrecon.particles import ParticleBatch
+from streamrecon.reconstruct.collective import Collective
 from streamrecon.reconstruct.engine import Engine
 from streamrecon.reconstruct.kept import KeptLayout, KeptParticles
 from streamrecon.reconstruct.results import BatchResult, EngineState, EngineStatus, Snapshot
@@ -103,6 +107,11 @@ class SharedEngine:
     def waited_seconds(self) -> float:
         """Return how long rank 0 has waited for the others within steps."""
         return self._team.link.waited_seconds
+
+    @property
+    def orientation(self) -> Orientation:
+        """Return how the frame of the poses that are handed out lies to that of the snapshots' maps."""
+        return self._engine.orientation
 
     @property
     def layout(self) -> KeptLayout | None:
@@ -195,13 +204,14 @@ class SharedEngine:
 
 
 def engine_of_rank(
-    config: Config, box_size: int, pixel_size_angstrom: float, backend: Backend, collective: RankCollective
+    config: Config, box_size: int, pixel_size_angstrom: float, backend: Backend, collective: Collective
 ) -> Engine:
-    """Make the engine that each rank has."""
+    """Make the engine that each rank has, also where there is one only."""
     keep = config.refinement.store_megabytes > 0
     return Engine(
-        config.engine, box_size, pixel_size_angstrom, backend, config.session.seed, keep=keep, collective=collective
-    )
+        config.engine, box_size, pixel_size_angstrom, backend, config.session.seed, keep=keep, collective=collective,
+        find_symmetry=trusted_symmetry, agreement=map_agreement,
+    )  # fmt: skip
 
 
 def _error_of(kind: str, text: str) -> errors.StreamReconError:
