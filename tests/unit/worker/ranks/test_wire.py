@@ -52,6 +52,7 @@ def test_kept_particles(rng):
         weight=rng.random((n, k), "f4"),
         inverse_noise=rng.random((n, 9), "f4"),
         amplitude=rng.random(n, "f4"),
+        b_factor=rng.random(n, "f4"),
         level=rng.random(n),
         epoch=np.arange(n) << 32,
         frame=np.arange(n),
