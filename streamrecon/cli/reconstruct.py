@@ -151,6 +151,9 @@ def _reconstruct(settings: Config, table: ParticleTable, root: Path, output: Pat
     reconstruction.close()
     (output / STORE_NAME).unlink(missing_ok=True)
     how = "posed independently" if snapshot.status.fsc_kind == "gold_standard" else "posed on one map"
+    status = snapshot.status
+    if settings.engine.symmetry != "C1":
+        console.print(f"symmetry {status.symmetry}: {status.symmetry_reason}")
     console.print(
         f"{rows} particles, {snapshot.status.image_visits} image visits, {snapshot.resolution_angstrom:.1f} A (FSC "
         f"{snapshot.fsc_threshold} between halves {how}), stage {snapshot.status.stage}; maps and poses in {output}"
