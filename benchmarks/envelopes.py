@@ -1,8 +1,8 @@
 """Optics groups that differ in sharpness: is the difference measured, and what is the map worth for it?
 
 F1-ATPase in two groups, one of them blurred by a B-factor, each micrograph of the one or the other in turn; seen once,
-from a random start, with the groups' envelopes measured and used, and with them left out. Prints the B-factor that was found,
-where the map falls below FSC 0.5 and 0.143 against the truth, and the FSC of its finest shells.
+from a random start, with the groups' envelopes measured and used, and with them left out. Prints the B-factor that was
+found, where the map falls below FSC 0.5 and 0.143 against the truth, and the FSC of its finest shells.
 
 Example: python -m benchmarks.envelopes --b-factor 150 --particles 9000
 """
