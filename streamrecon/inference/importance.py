@@ -12,7 +12,7 @@ Cappe et al. 2004, J. Comput. Graph. Stat. 13, 907; Brubaker, Punjani and Fleet 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -76,6 +76,11 @@ class PoseSamples:
     def best_pose(self, backend: Backend) -> tuple[Array, Array]:
         """Return rotation (n, 3, 3) and shift (n, 2) of each image's likeliest sample."""
         return backend.pick(self.rotation, self.best), backend.pick(self.shift, self.best)
+
+    def take(self, rows: slice) -> PoseSamples:
+        """Return the samples of some images; what was spent stays that of all."""
+        names = ("rotation", "shift", "weight", "log_evidence", "effective_sample_size", "best")
+        return replace(self, **{name: getattr(self, name)[rows] for name in names})
 
     @classmethod
     def concatenate(cls, backend: Backend, pieces: Sequence[PoseSamples]) -> PoseSamples:

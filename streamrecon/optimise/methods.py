@@ -5,9 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from streamrecon.optimise.adagrad import AdaGrad
+from streamrecon.optimise.hessian_free import HessianFree
 from streamrecon.optimise.interface import Optimiser
 from streamrecon.optimise.momentum import Momentum, Nesterov
+from streamrecon.optimise.olbfgs import OnlineLbfgs
+from streamrecon.optimise.online_em import OnlineEm
+from streamrecon.optimise.sagd import Sagd
 from streamrecon.optimise.sgd import Sgd
+from streamrecon.optimise.tonga import Tonga
 
 DECAY_IMAGES = 10_000.0
 
@@ -29,9 +35,15 @@ class Method:
 
 
 METHODS = {
+    "online_em": Method(OnlineEm, 0.2),
     "sgd": Method(Sgd, 0.5),
     "momentum": Method(Momentum, 0.05),
     "nesterov": Method(Nesterov, 0.05),
+    "adagrad": Method(lambda step, _: AdaGrad(step), 1.0),
+    "tonga": Method(Tonga, 0.5),
+    "olbfgs": Method(OnlineLbfgs, 0.3),
+    "hessian_free": Method(lambda step, _: HessianFree(step), 1.0),
+    "sagd": Method(Sagd, 0.25),
 }
 
 

@@ -44,7 +44,11 @@ class Schedule:
 
     def absolute(self, closure: Closure) -> float:
         """Return epsilon for a mini-batch, and count its images."""
-        self.largest = max(closure.largest_curvature, _KEEP * self.largest)
+        return self.against(closure.largest_curvature, closure)
+
+    def against(self, curvature: float, closure: Closure) -> float:
+        """Return epsilon for a mini-batch against a curvature that was measured along its own direction."""
+        self.largest = max(curvature, _KEEP * self.largest)
         return self.relative(closure) / max(self.largest, 1e-30)
 
     def state(self) -> Scalars:

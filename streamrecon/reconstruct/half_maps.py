@@ -183,10 +183,10 @@ class HalfMaps:
             raise RuntimeError("a reference asked for before the first map was solved")
         return self.latest
 
-    def state(self) -> tuple[dict[str, Array], dict[str, float]]:
+    def state(self) -> tuple[dict[str, Array], dict[str, int | float | str]]:
         """Return what a checkpoint needs: arrays on the host, and scalars."""
         arrays = {f"accumulator_{h}": sums.grid for h, sums in zip(HALVES, self._sums(), strict=True)}
-        scalars: dict[str, float] = {"gain": self._accumulators[0].gain, "level": self.level}
+        scalars: dict[str, int | float | str] = {"gain": self._accumulators[0].gain, "level": self.level}
         if self.latest is not None:
             arrays |= {
                 "map_full": self.latest.volume,

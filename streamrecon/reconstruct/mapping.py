@@ -41,6 +41,13 @@ def map_box_for(k_max: int, box_size: int) -> int:
     return box_size
 
 
+def signal_to_noise(fsc: NDArray[np.floating], n_shells: int) -> NDArray[np.float64]:
+    """Return a half's signal-to-noise ratio FSC / (1 - FSC) by shell; the last known FSC serves the shells beyond."""
+    clipped = np.clip(np.asarray(fsc, np.float64), *_FSC_RANGE)
+    shells = np.minimum(np.arange(n_shells), len(clipped) - 1)
+    return np.asarray(clipped[shells] / (1.0 - clipped[shells]))
+
+
 @dataclass(frozen=True)
 class SolvedMap:
     """The map and halves of one update, real space, (map_box,)*3; ``fsc`` up to ``k_max``."""
@@ -70,7 +77,7 @@ class MapSolver:
         self._prior = prior or PriorChoice()
         self._window: tuple[int, Array] | None = None
 
-    def _mask(self, map_box: int) -> Array:
+    def mask(self, map_box: int) -> Array:
         """Return the window of a map's size on the device; the latest is kept, a large one takes longer than a map."""
         if self._window is None or self._window[0] != map_box:
             self._window = (map_box, self._backend.to_device(self._mask_on_host(map_box)))
@@ -110,10 +117,8 @@ class MapSolver:
             scale * weight
             for weight in backend.run_each([partial(backend.shell_weights, grid, pad, k_max + 2) for grid in (a, b)])
         )
-        clipped = np.clip(np.asarray(fsc, np.float64), *_FSC_RANGE)
-        shells = np.minimum(np.arange(k_max + 2), len(clipped) - 1)
-        ssnr = clipped[shells] / (1.0 - clipped[shells])
-        mask = self._mask(map_box)
+        ssnr = signal_to_noise(fsc, k_max + 2)
+        mask = self.mask(map_box)
 
         smooth = self._smoothness(latest, k_max + 2, pad)
 

@@ -15,8 +15,8 @@ from streamrecon.inference.observation import ImageGeometry
 from streamrecon.reconstruct.band import GROWTH_THRESHOLD, choose_band
 from streamrecon.reconstruct.collective import ALONE, Collective
 from streamrecon.reconstruct.extent import join_shells
-from streamrecon.reconstruct.half_maps import HalfMaps
-from streamrecon.reconstruct.mapping import PriorChoice, SolvedMap
+from streamrecon.reconstruct.mapping import SolvedMap
+from streamrecon.reconstruct.optimised_halves import make_halves
 from streamrecon.reconstruct.posing import PoseEstimator
 from streamrecon.reconstruct.progress import Progress
 from streamrecon.reconstruct.settings import EngineSettings
@@ -70,8 +70,7 @@ class RunningMap:
         self._progress = progress
         self.symmetry = symmetry
         self.points = half_plane_points(min(settings.start_shells, k_limit))
-        prior = PriorChoice(settings.prior, settings.non_negative, settings.solvent_flattening)
-        self.halves = HalfMaps(backend, geometry, self.points.k_max, prior, collective)
+        self.halves = make_halves(settings, backend, geometry, self.points.k_max, collective)
         self._volumes: tuple[Array, Array] | None = None
 
     @property

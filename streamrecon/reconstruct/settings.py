@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from streamrecon.geometry.symmetry import normalised_group
+from streamrecon.optimise.methods import DECAY_IMAGES
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,12 @@ class EngineSettings:
         The settled window grows to this share of the images seen since settling.
     refinement_window_growth : float
         The same in refinement: particle s of n counts (s / n)^(1 / growth).
+    method : str
+        How the map follows the images: "online_em", running sums, or an optimiser of `streamrecon.optimise.methods`.
+    step_size : float
+        Of an optimiser, in its own unit; 0 takes what serves without tuning.
+    step_decay_images : float
+        Images after which an optimiser's steps are half as long.
     prior : "fsc", "sparse" or "car"
         What the map is solved under: the half-set FSC's signal-to-noise ratio, an exponential density, or smoothness.
     non_negative, solvent_flattening : bool
@@ -78,6 +85,11 @@ class EngineSettings:
     settled_window_images: float = 1700.0
     window_growth: float = 0.6
     refinement_window_growth: float = 2.0
+    method: Literal[
+        "online_em", "sgd", "momentum", "nesterov", "adagrad", "tonga", "olbfgs", "hessian_free", "sagd"
+    ] = "online_em"
+    step_size: float = 0.0
+    step_decay_images: float = DECAY_IMAGES
     prior: Literal["fsc", "sparse", "car"] = "fsc"
     non_negative: bool = False
     solvent_flattening: bool = False
