@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from streamrecon.cli.exit_codes import errors_as_exit_codes
 from streamrecon.config import Config, load_config
-from streamrecon.errors import IngestError
+from streamrecon.errors import ConfigError, IngestError
 from streamrecon.io import (
     check_consistent,
     check_stack,
@@ -66,6 +66,11 @@ def reconstruct(
         settings = load_config(config) if config is not None else Config()
         if seed is not None:
             settings = settings.model_copy(update={"session": settings.session.model_copy(update={"seed": seed})})
+        if passes > 1 and settings.engine.method != "online_em":
+            raise ConfigError(
+                f'engine.method = "{settings.engine.method}" and --passes {passes}: expected one pass, as steps of an '
+                'optimiser cannot be taken back when a particle is visited again; use --passes 1, or "online_em"'
+            )
         if passes == 1:
             refinement = settings.refinement.model_copy(update={"store_megabytes": 0})
             settings = settings.model_copy(update={"refinement": refinement})

@@ -81,7 +81,7 @@ def _conjugate_gradients(closure: Closure, gradient: Vector, start: Vector, damp
     phi(d) = d.(H + lambda)d / 2 + g.d and k the larger of 10 and i / 10.
     """
     kind = gradient.dtype.type
-    scale = (closure.curvature + damping) ** _PRECONDITIONER_POWER
+    scale = ((closure.curvature + damping) ** _PRECONDITIONER_POWER).astype(gradient.dtype)
 
     def damped(vector: Vector) -> Vector:
         return closure.product(vector) + kind(damping) * vector

@@ -21,6 +21,7 @@ class Closure(Protocol):
     """A mini-batch at fixed pose weights: the objective, its gradient and its curvature, nats an image.
 
     All of them are means over the images of the mini-batch, so that step sizes do not depend on how many there are.
+    Vectors come back in the floating-point type of those that are given.
     """
 
     @property

@@ -22,6 +22,7 @@ class Recent:
     evaluations_per_image: float = 0.0
     log_evidence: float = 0.0
     inlier_share: float = float("nan")
+    step_size: float = float("nan")
 
 
 @dataclass

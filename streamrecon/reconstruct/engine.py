@@ -50,7 +50,8 @@ class Engine:
     seed : int
         Same seed, same batches in the same order: the same map, bit for bit.
     keep : bool
-        Hand out with each batch what `revisit` needs.
+        Hand out with each batch what `revisit` needs. The default method only: an optimiser's steps cannot be taken
+        back, and its particles are not visited again.
     collective : Collective
         The processes that this reconstruction is shared by: each has an engine of its own and calls the same methods
         with the same arguments, `snapshot` and `state` included. The same map as of one, to rounding.
@@ -91,7 +92,7 @@ class Engine:
         self._k_limit = band_limit(settings, box_size, pixel_size_angstrom)
         self._backend = backend
         self._seed = seed
-        self._keep = keep
+        self._keep = keep and settings.method == "online_em"
         self._collective = collective
         self._groups: list[OpticsGroup] = []
         self._starts = {number: self._start(number) for number in range(settings.starts)}

@@ -63,6 +63,11 @@ class HalfMaps:
         """Level of the sums (see `Accumulator`): both halves forget together."""
         return self._accumulators[0].level
 
+    @property
+    def step_size(self) -> float:
+        """Return the step size of an optimiser; NaN, as running sums have none."""
+        return float("nan")
+
     def insert(
         self,
         n_a: int,

@@ -97,6 +97,7 @@ class EngineStatus:
     ``starts`` are the random starts that run side by side now, ``start_agreement`` (-1 to 1, NaN while unknown) is how
     alike the maps of the last two that were compared are, ``challenges`` how many fresh starts were made since the
     first ones, and ``challenge_reason`` why the last one was, and how it ended.
+    ``method`` is that of the settings, ``step_size`` its optimiser's latest, NaN for the default.
     """
 
     stage: str
@@ -121,6 +122,8 @@ class EngineStatus:
     start_agreement: float = float("nan")
     challenges: int = 0
     challenge_reason: str = ""
+    method: str = "online_em"
+    step_size: float = float("nan")
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from streamrecon.geometry.symmetry import normalised_group
-from streamrecon.optimise.methods import DECAY_IMAGES
+from streamrecon.optimise.methods import DECAY_IMAGES, METHODS
 
 
 @dataclass(frozen=True)
@@ -121,6 +121,13 @@ class EngineSettings:
             "window_growth must not be negative": self.window_growth >= 0,
             "refinement_window_growth must not be negative": self.refinement_window_growth >= 0,
             "prior must be fsc, sparse or car": self.prior in ("fsc", "sparse", "car"),
+            f"method must be one of {', '.join(METHODS)}": self.method in METHODS,
+            "step_size must not be negative": self.step_size >= 0,
+            "step_decay_images must be positive": self.step_decay_images > 0,
+            'prior must be "fsc" and non_negative and solvent_flattening false where method is not "online_em"': (
+                self.method == "online_em"
+                or (self.prior == "fsc" and not self.non_negative and not self.solvent_flattening)
+            ),
             "starts must lie between 1 and 8": 1 <= self.starts <= 8,
             "threads must not be negative": self.threads >= 0,
         }

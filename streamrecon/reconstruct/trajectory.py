@@ -302,6 +302,7 @@ class Trajectory:
             evaluations_per_image=result.evaluations / n,
             log_evidence=float(result.log_evidence.mean()),
             inlier_share=float("nan") if searching else float(inlier.mean()),
+            step_size=self._map.halves.step_size,
         )
         self._progress.move_on(self._progress.recent.log_evidence if old is None else None)
         if self._progress.update_due:

@@ -69,6 +69,8 @@ def status_draft(status: EngineStatus, timestamp: float) -> Draft:
             start_agreement=schema.finite_or_none(status.start_agreement),
             challenges=status.challenges,
             challenge_reason=status.challenge_reason,
+            method=status.method,
+            step_size=schema.finite_or_none(status.step_size),
             **_progress(status, status.resolution_angstrom),
         )
         return schema.StatusMessage(schema.STATUS, header)

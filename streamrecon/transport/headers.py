@@ -140,6 +140,7 @@ class StatusHeader(Progress, frozen=True, kw_only=True, tag_field="type", tag="s
     """The engine's status in numbers; ``stage_reason`` tells people what brought it to this stage.
 
     The fields are those of `streamrecon.reconstruct.results.EngineStatus`.
+    ``method`` is ``engine.method`` of the configuration, ``step_size`` that of its optimiser, null for the default.
     """
 
     step: Count
@@ -159,6 +160,8 @@ class StatusHeader(Progress, frozen=True, kw_only=True, tag_field="type", tag="s
     start_agreement: float | None = None
     challenges: Count = 0
     challenge_reason: str = ""
+    method: str = "online_em"
+    step_size: float | None = None
 
 
 class AssessmentHeader(Progress, frozen=True, kw_only=True, tag_field="type", tag="assessment"):

@@ -60,6 +60,10 @@ def make_engine(config: Config, box_size: int, pixel_size_angstrom: float) -> En
     DeviceError
         The configuration asks for a device that cannot be used.
     """
+    if config.engine.method != "online_em":
+        _log.info(
+            "particles are not visited again", method=config.engine.method, reason="its steps cannot be taken back"
+        )
     backend = make_backend(config)
     # "auto" that has found no GPU: one process uses all cores
     if len(config.compute.devices) > 1 and (backend.name == "cuda" or config.compute.backend == "cpu"):

@@ -153,6 +153,13 @@ def test_everything_is_written_and_the_limit_holds(simulated, tmp_path):
     assert "150 particles" in outcome.output
 
 
+def test_more_passes_are_refused_where_a_method_cannot_take_its_steps_back(simulated, tmp_path):
+    (tmp_path / "c.toml").write_text('[engine]\nmethod = "sgd"\n')
+    arguments = (simulated / "p.star", "-c", tmp_path / "c.toml", "--passes", "2")
+    assert_one_line(run(*arguments, "-o", tmp_path / "out"), exit_codes.CONFIG, "sgd", "--passes 2", "online_em")
+    assert not (tmp_path / "out").exists()
+
+
 def test_more_passes_visit_each_particle_again_and_leave_no_store_behind(simulated, tmp_path):
     outcome = run(simulated / "p.star", "-o", tmp_path, "--limit", "120", "--passes", "3")
     assert outcome.exit_code == 0, outcome.output

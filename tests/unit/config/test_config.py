@@ -65,6 +65,25 @@ def test_engine_values_that_cannot_work_are_refused(tmp_path, text, names):
         load_config(tmp_path / "c.toml")
 
 
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('method = "newton"', "sgd"),
+        ('method = "sgd"\nprior = "car"', "prior must be"),
+        ('method = "adagrad"\nnon_negative = true', "non_negative"),
+        ('method = "sgd"\nstep_size = -1.0', "step_size must not be negative"),
+        ("step_decay_images = 0.0", "step_decay_images must be positive"),
+    ],
+)
+def test_methods_that_cannot_be_are_refused_in_words(tmp_path, text, says):
+    path = tmp_path / "c.toml"
+    path.write_text(f"[engine]\n{text}\n")
+    with pytest.raises(ConfigError, match=says):
+        load_config(path)
+    path.write_text('[engine]\nmethod = "hessian_free"\nstep_size = 2.0\n')
+    assert load_config(path).engine.method == "hessian_free"
+
+
 def test_missing_and_broken_files(tmp_path):
     with pytest.raises(ConfigError, match="cannot be read"):
         load_config(tmp_path / "none.toml")

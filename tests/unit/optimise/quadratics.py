@@ -22,11 +22,11 @@ class Quadratic:
 
     def gradient(self, volume):
         self.gradients += 1
-        return self.hessian @ (volume - self.minimum) + self.offset
+        return (self.hessian @ (volume - self.minimum) + self.offset).astype(volume.dtype)
 
     def product(self, direction):
         self.products += 1
-        return self.hessian @ direction
+        return (self.hessian @ direction).astype(direction.dtype)
 
     @property
     def curvature(self):

@@ -92,5 +92,5 @@ def test_a_wider_band_keeps_what_was_remembered():
 
 
 def test_unknown_methods_are_refused_by_name():
-    with pytest.raises(ValueError, match=r"newton.*expected one of sgd, momentum"):
+    with pytest.raises(ValueError, match=r"newton.*expected one of online_em, sgd, momentum"):
         make_optimiser("newton")
