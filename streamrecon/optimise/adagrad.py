@@ -36,6 +36,7 @@ class AdaGrad(ScheduledOptimiser):
 
     def __init__(self, step: float) -> None:
         super().__init__(step, float("inf"))  # steps fall as 1 / sqrt(t) by themselves
+        self._eta = step
 
     def step(self, volume: Vector, closure: Closure) -> Vector:
         """Return the map after one mini-batch."""
@@ -43,7 +44,7 @@ class AdaGrad(ScheduledOptimiser):
         eta = self._recall("eta", volume)
         new = eta == 0
         if new.any():
-            eta = np.where(new, self._schedule.relative(closure) * _newton_size(gradient, closure), eta)
+            eta = np.where(new, self._eta * _newton_size(gradient, closure), eta)
             eta = eta.astype(volume.dtype)
         squares = self._recall("squares", volume) + gradient**2
         rate = np.divide(eta, np.sqrt(squares), out=np.zeros_like(eta), where=squares > 0)

@@ -48,13 +48,14 @@ class HessianFree(ScheduledOptimiser):
 
     def __init__(self, step: float) -> None:
         super().__init__(step, float("inf"))  # lambda sees to how far steps go
+        self._first_damping = step
 
     def step(self, volume: Vector, closure: Closure) -> Vector:
         """Return the map after one mini-batch; ``step_size`` becomes one over lambda."""
         gradient = closure.gradient(volume)
         last = self._recall("direction", volume)
         largest = max(closure.largest_curvature, 1e-30)
-        damping = self._schedule.largest or self._schedule.relative(closure) * largest
+        damping = self._schedule.largest or self._first_damping * largest
         if last.any():
             damping *= _rule(last, gradient, closure)
         damping = float(np.clip(damping, _DAMPING_RANGE[0] * largest, _DAMPING_RANGE[1] * largest))

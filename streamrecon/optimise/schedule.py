@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from streamrecon.optimise.interface import Closure, Scalars
 
+REFERENCE_IMAGES = 50  # of a mini-batch that step sizes are meant for: a half-set's share of a hundred
 _KEEP = 0.95  # of the largest curvature so far, a mini-batch: a batch of low curvature does not make the steps wild
 
 
@@ -21,9 +22,13 @@ class Schedule:
 
     Notes
     -----
-    With t the images seen and L the largest curvature of late, epsilon = step / (L (1 + t / decay_images)): the sum of
-    all steps is infinite, that of their squares is not, as Robbins and Monro (1951, eq. 26) ask. Steps that fall like
-    1 / t weigh all images alike in the end, as the default's growing window does.
+    With t the images seen, n those of the mini-batch and L the largest curvature of late,
+
+        epsilon = step min(1, n / 50) / (L (1 + t / decay_images))
+
+    The sum of all steps is infinite, that of their squares is not, as Robbins and Monro ask. Steps that fall like 1 / t
+    weigh all images alike in the end, as the default's growing window does. Smaller mini-batches make shorter steps,
+    so that how fast a map follows is a matter of images; larger ones do not make longer steps, which would not be safe.
     """
 
     def __init__(self, step: float, decay_images: float) -> None:
@@ -38,7 +43,7 @@ class Schedule:
 
     def relative(self, closure: Closure) -> float:
         """Return the step for a mini-batch without the curvature's unit, and count its images."""
-        step = self._step / (1.0 + self.images / self._decay_images)
+        step = self._step * min(1.0, closure.images / REFERENCE_IMAGES) / (1.0 + self.images / self._decay_images)
         self.images += closure.images
         return step
 

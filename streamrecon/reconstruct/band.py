@@ -31,7 +31,7 @@ def choose_band(
     """
     allowed = since // settings.settled_images_per_shell
     if stages.name == "searching":
-        allowed = min(1, since // settings.images_per_shell)
+        allowed = min(1, int(since / (settings.images_per_shell * settings.patience)))
     if stages.split:
         wanted = first_shell_below(fsc, FSC_THRESHOLD) + _REFINEMENT_MARGIN
     else:

@@ -44,7 +44,7 @@ class Progress:
         self.done = Counters()
         self.recent = Recent()
         self.stages = Stages()
-        self.annealer = Annealer(settings.settle_images, n_cells)
+        self.annealer = Annealer(round(settings.settle_images * settings.patience), n_cells)
 
     @property
     def searching(self) -> bool:

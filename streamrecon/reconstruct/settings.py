@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from streamrecon.geometry.symmetry import normalised_group
-from streamrecon.optimise.methods import DECAY_IMAGES, METHODS
+from streamrecon.optimise.methods import DECAY_IMAGES, METHODS, MethodName
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,8 @@ class EngineSettings:
         The same in refinement: particle s of n counts (s / n)^(1 / growth).
     method : str
         How the map follows the images: "online_em", running sums, or an optimiser of `streamrecon.optimise.methods`.
+        While the search has not settled, some take their time: ``settle_images`` and ``images_per_shell`` are then
+        multiplied by `patience`.
     step_size : float
         Of an optimiser, in its own unit; 0 takes what serves without tuning.
     step_decay_images : float
@@ -85,9 +87,7 @@ class EngineSettings:
     settled_window_images: float = 1700.0
     window_growth: float = 0.6
     refinement_window_growth: float = 2.0
-    method: Literal[
-        "online_em", "sgd", "momentum", "nesterov", "adagrad", "tonga", "olbfgs", "hessian_free", "sagd"
-    ] = "online_em"
+    method: MethodName = "online_em"
     step_size: float = 0.0
     step_decay_images: float = DECAY_IMAGES
     prior: Literal["fsc", "sparse", "car"] = "fsc"
@@ -96,6 +96,11 @@ class EngineSettings:
     symmetry: str = "C1"
     starts: int = 2
     threads: int = 0
+
+    @property
+    def patience(self) -> float:
+        """Return how many times more images than the default the method's search for poses needs."""
+        return METHODS[self.method].patience
 
     def __post_init__(self) -> None:
         order = self.direction_order

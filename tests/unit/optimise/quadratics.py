@@ -6,9 +6,9 @@ import numpy as np
 
 
 class Quadratic:
-    """f(v) = (v - minimum).H (v - minimum) / 2, as a mini-batch of one image would give it."""
+    """f(v) = (v - minimum).H (v - minimum) / 2, as a mini-batch would give it."""
 
-    def __init__(self, hessian, minimum, *, batch=-1, images=1, offset=None):
+    def __init__(self, hessian, minimum, *, batch=-1, images=50, offset=None):
         self.hessian, self.minimum = np.asarray(hessian, float), np.asarray(minimum, float)
         self.batch, self.images = batch, images
         self.shell = np.zeros(len(self.minimum), np.int32)

@@ -65,7 +65,7 @@ def test_the_minimum_is_reached_at_the_rate_of_the_theory(rng, optimiser, rate):
 def test_falling_steps_average_the_noise_of_mini_batches(rng):
     """Steps that fall like 1/t leave sigma / sqrt(t); constant ones leave what their own noise is."""
     hessian, minimum = np.diag([1.0, 1.0]), np.array([3.0, -2.0])
-    falling, constant = Sgd(0.5, 20.0), Sgd(0.5, FOREVER)
+    falling, constant = Sgd(0.5, 1000.0), Sgd(0.5, FOREVER)
     errors = {"falling": [], "constant": []}
     a = b = np.zeros(2)
     for t in range(4000):
@@ -75,6 +75,14 @@ def test_falling_steps_average_the_noise_of_mini_batches(rng):
             errors["falling"].append(np.linalg.norm(a - minimum))
             errors["constant"].append(np.linalg.norm(b - minimum))
     assert np.mean(errors["falling"]) < 0.2 * np.mean(errors["constant"])
+
+
+def test_smaller_mini_batches_make_shorter_steps():
+    """Half as many images, half the step; twice as many, no longer one: 1 is the longest that is safe."""
+    for images, expected in ((25, 0.25), (50, 0.5), (100, 0.5)):
+        sgd = Sgd(0.5, FOREVER)
+        sgd.step(np.zeros(1), Quadratic(np.eye(1), [1.0], images=images))
+        assert np.isclose(sgd.step_size, expected)
 
 
 def test_a_wider_band_keeps_what_was_remembered():

@@ -62,7 +62,7 @@ def test_a_reset_optimiser_is_a_fresh_one(name):
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_reaches_a_minimum_untuned(name):
     """At the step sizes of the table, in single precision, without noise."""
-    f = Quadratic(rotated(np.geomspace(1.0, 20.0, 8)), np.ones(8), images=1)
+    f = Quadratic(rotated(np.geomspace(1.0, 20.0, 8)), np.ones(8))
     volume, optimiser = np.zeros(8, np.float32), make_optimiser(name)
     for _ in range(400):
         volume = optimiser.step(volume, f)

@@ -26,7 +26,7 @@ def config(folder, method):
     return make_config(folder, engine=engine, checkpoint={"every_seconds": 0.0001}, compute={"backend": "cpu"})
 
 
-@pytest.mark.parametrize("method", ["nesterov", "adagrad", "tonga", "olbfgs", "hessian_free", "sagd"])
+@pytest.mark.parametrize("method", ["nesterov", "olbfgs", "sagd"])
 def test_a_killed_worker_goes_on_to_the_same_map(tmp_path, ledger_batches, method):
     whole = tmp_path / "whole"
     reference = Session(whole, Ledger(ledger_batches), config(whole, method), make_engine)
