@@ -120,10 +120,10 @@ class OptimisedHalves(HalfMaps):
         for optimiser in self._optimisers:
             optimiser.reset()
 
-    def peek(self, k_max: int) -> SolvedMap:
-        """Return the maps as they are, filtered by their FSC, up to ``k_max``."""
+    def peek(self, k_max: int, *, published: bool = False) -> SolvedMap:
+        """Return the maps as they are, filtered by their FSC, up to ``k_max``; their own frame is the published one."""
         if self._vectors is None:
-            return super().peek(k_max)
+            return super().peek(k_max, published=published)
         model = self._model(k_max)
         n = len(model.coordinates)
         a, b = (fitted(vector, n) for vector in self._vectors)

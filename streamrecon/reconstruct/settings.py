@@ -129,9 +129,14 @@ class EngineSettings:
             f"method must be one of {', '.join(METHODS)}": self.method in METHODS,
             "step_size must not be negative": self.step_size >= 0,
             "step_decay_images must be positive": self.step_decay_images > 0,
-            'prior must be "fsc" and non_negative and solvent_flattening false where method is not "online_em"': (
+            'prior must be "fsc", symmetry "C1", and non_negative and solvent_flattening false where method is not '
+            '"online_em"': (
                 self.method == "online_em"
-                or (self.prior == "fsc" and not self.non_negative and not self.solvent_flattening)
+                or (
+                    (self.prior, self.symmetry.upper()) == ("fsc", "C1")
+                    and not self.non_negative
+                    and not self.solvent_flattening
+                )
             ),
             "starts must lie between 1 and 8": 1 <= self.starts <= 8,
             "threads must not be negative": self.threads >= 0,

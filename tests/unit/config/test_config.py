@@ -70,6 +70,7 @@ def test_engine_values_that_cannot_work_are_refused(tmp_path, text, names):
     [
         ('method = "newton"', "sgd"),
         ('method = "sgd"\nprior = "car"', "prior must be"),
+        ('method = "sgd"\nsymmetry = "D2"', 'symmetry "C1"'),
         ('method = "adagrad"\nnon_negative = true', "non_negative"),
         ('method = "sgd"\nstep_size = -1.0', "step_size must not be negative"),
         ("step_decay_images = 0.0", "step_decay_images must be positive"),
