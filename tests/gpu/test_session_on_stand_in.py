@@ -9,8 +9,10 @@ import pytest
 
 from streamrecon.compute.cpu import CpuBackend
 from streamrecon.compute.cuda.backend import CudaBackend
+from streamrecon.particles import ParticleBatch
 from streamrecon.reconstruct import priors
 from streamrecon.reconstruct.engine import Engine
+from streamrecon.simulate.microscope import Microscope, MicroscopeSettings
 from tests.gpu.test_engine_on_stand_in import BOX, PIXEL, SETTINGS, fsc, particles
 from tests.simulated import f1_atpase
 
@@ -104,6 +106,30 @@ def test_kept_images_are_those_that_were_used(truth, device, memory):
     assert np.mean(apart > 0) < 0.01
 
 
+def test_a_step_of_several_optics_groups_is_that_of_the_cpu(truth, any_device, memory):
+    """Each group's amplitude and fall are in its CTF, and are measured at the poses found."""
+    settings = MicroscopeSettings(
+        pixel_size_angstrom=PIXEL, particles_per_micrograph=100, snr=4.0, n_optics_groups=2, seed=3
+    )
+    microscope = Microscope(truth, settings)
+    taken = [microscope.micrograph(number, f"stack_{number}", f"mic_{number}", 100) for number in range(7)]
+    *before, last = [ParticleBatch(t.images, t.table, tuple(t.table.identities())) for t in taken]
+    on_cpu = keeping(CpuBackend(1))
+    for batch in before:
+        on_cpu.fold(batch)
+    on_device = restored(CudaBackend(any_device), on_cpu)
+    memory.traffic.clear()
+    found, expected = on_device.fold(last), on_cpu.fold(last)
+    assert memory.traffic["sync"] == 0
+    same = np.abs(found.rotation - expected.rotation).max(axis=(1, 2)) < 1e-3
+    assert same.mean() >= 0.97
+    one, other = (engine.state().arrays for engine in (on_cpu, on_device))
+    learnt = [name for name in one if "noise" in name or "envelope" in name]
+    assert learnt
+    for name in learnt:
+        np.testing.assert_allclose(other[name], one[name], rtol=0.02, atol=0.02 * np.abs(one[name]).max())
+
+
 @pytest.mark.parametrize(
     "prior",
     [
@@ -120,7 +146,7 @@ def test_maps_under_priors_are_those_of_the_cpu(session, any_device, prior):
     for backend in (CpuBackend(1), CudaBackend(any_device)):
         other = keeping(backend, **prior)
         other.restore(state)
-        solved = other._starts[0]._halves.peek(10)
+        solved = other._starts[0]._map.halves.peek(10)
         maps.append(backend.to_host(solved.volume))
     assert np.abs(maps[0]).max() > 0
     assert np.abs(maps[0] - maps[1]).max() < 1e-3 * np.abs(maps[0]).max()
