@@ -194,6 +194,15 @@ class Config(BaseModel):
         return value
 
     @model_validator(mode="after")
+    def _several_devices_add_up_sums(self) -> Config:
+        if len(self.compute.devices) > 1 and self.engine.method != "online_em":
+            raise ValueError(
+                f'compute.devices = {list(self.compute.devices)} with engine.method = "{self.engine.method}": only the '
+                'sums of "online_em" can be added up over devices; name one device, or use that method'
+            )
+        return self
+
+    @model_validator(mode="after")
     def _loopback_unless_said(self) -> Config:
         if not (self.security.curve_dir or not self.control.endpoint or _is_local(self.control.endpoint)):
             raise ValueError(

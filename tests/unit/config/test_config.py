@@ -55,6 +55,7 @@ def test_every_mistake_is_named_at_once(tmp_path):
         ("[engine]\ndefensive_share = 1.5\n", "defensive_share"),
         ("[engine]\nsearch_shells = 2\n", "search_shells"),
         ("[compute]\ndevices = []\n", r"compute\.devices"),
+        ('[compute]\ndevices = [0, 1]\n[engine]\nmethod = "adagrad"\n', "name one device, or use that method"),
         ("[compute]\ndevices = [0, -1]\n", r"compute\.devices"),
         ("[compute]\npatience_seconds = 0\n", r"compute\.patience_seconds"),
     ],
