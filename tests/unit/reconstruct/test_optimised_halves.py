@@ -69,6 +69,14 @@ def test_the_first_map_is_the_defaults_whatever_the_method(rng, backend):
     assert np.array_equal(plain.solve(K_MAX).volume, other.solve(K_MAX).volume)
 
 
+def test_steps_are_not_shared_between_processes(backend):
+    class Two:
+        rank, size = 0, 2
+
+    with pytest.raises(ValueError, match=r"sgd.*one process, found 2"):
+        make_halves(EngineSettings(method="sgd"), backend, GEOMETRY, K_MAX, Two())
+
+
 def test_each_half_follows_its_own_images(rng, backend, halves):
     """Images that all belong to half a leave half b alone, and move half a along the gradient of theirs."""
     a, b = vectors(halves)
