@@ -3,7 +3,7 @@
 References
 ----------
 Schraudolph, Yu and Guenter 2007, AISTATS, "A stochastic quasi-Newton method for online convex optimization":
-Algorithm 1 (oBFGS), Algorithm 3 (the limited-memory direction) and eq. 14 (its scale).
+online BFGS, its limited-memory direction (two loops), and the scale of that, averaged over what is remembered.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class OnlineLbfgs(ScheduledOptimiser):
 
 
 def _direction(gradient: Vector, steps: Vector, differences: Vector) -> Vector:
-    """Return B g by the two loops of Algorithm 3; g itself where nothing is remembered yet."""
+    """Return B g by the two loops; g itself where nothing is remembered yet."""
     kind = gradient.dtype.type
     out = gradient.copy()
     shares = []
@@ -90,7 +90,7 @@ def _direction(gradient: Vector, steps: Vector, differences: Vector) -> Vector:
         out -= kind(share) * y
         shares.append(share)
     if len(steps):
-        # eq. 14: averaged over what is remembered, as single pairs are noisy
+        # averaged over what is remembered, as single pairs are noisy
         out *= kind(np.mean([dot(s, y) / dot(y, y) for s, y in zip(steps, differences, strict=True)]))
     for s, y, share in zip(steps, differences, reversed(shares), strict=True):
         out += kind(share - dot(y, out) / dot(s, y)) * s

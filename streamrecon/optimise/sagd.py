@@ -2,8 +2,8 @@
 
 References
 ----------
-Brubaker, Punjani and Fleet 2015, CVPR, "Building proteins in a day": section 4.1.
-Le Roux, Schmidt and Bach 2012, NIPS 25 (SAG): eq. 5 (the step), section 4 (the search for L and what is seen so far).
+Brubaker, Punjani and Fleet 2015, CVPR, "Building proteins in a day": section 4 (SAGD).
+Le Roux, Schmidt and Bach 2012, NIPS 25 (SAG): the step, the search for L, and m of early iterations.
 """
 
 from __future__ import annotations

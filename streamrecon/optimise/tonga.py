@@ -2,7 +2,7 @@
 
 References
 ----------
-Le Roux, Manzagol and Bengio 2008, NIPS 20, "Topmoumoute online natural gradient algorithm": sections 4.1 and 4.2.
+Le Roux, Manzagol and Bengio 2008, NIPS 20, "Topmoumoute online natural gradient algorithm": section 4, the low-rank C.
 """
 
 from __future__ import annotations

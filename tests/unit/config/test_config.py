@@ -75,7 +75,6 @@ def test_engine_values_that_cannot_work_are_refused(tmp_path, text, names):
         ('method = "adagrad"\nnon_negative = true', "non_negative"),
         ('method = "sgd"\nstep_size = -1.0', "step_size must not be negative"),
         ("step_decay_images = 0.0", "step_decay_images must be positive"),
-        ('method = "sgd"\n[compute]\ndevices = [0, 1]', "one device"),
     ],
 )
 def test_methods_that_cannot_be_are_refused_in_words(tmp_path, text, says):
