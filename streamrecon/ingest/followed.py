@@ -36,7 +36,7 @@ class Followed:
     missing : dict of str to set of Path
         Manifests that wait for a stack of that file name.
     vanished : int
-        How many files were there and then were not.
+        How many stacks whose images are known were there and then were not.
     changed_at : float
         Monotonic time at which something last changed; infinite while nothing was seen: that is waiting, not idle.
     """
@@ -88,7 +88,7 @@ class Followed:
         """Note that a file is not there (any more)."""
         if file.settle.vanish(now):
             self.changed_at = now
-            self.vanished += 1
+            self.vanished += isinstance(file, Stack) and file.sections > 0
             _log.info("file_vanished", name=file.name)
         if isinstance(file, Manifest):
             # What it said stays true: its particles are waited for all the same.
