@@ -23,7 +23,7 @@ import psutil
 
 from tests.e2e.daemon import ENVIRONMENT, Patience, Session
 from tests.faults.exactly_once import assert_exactly_once, folded, pose_rows
-from tests.faults.microscope import NO_VISITS, PER_MICROGRAPH, PacedSession
+from tests.faults.microscope import EARLY_VISITS, NO_VISITS, PER_MICROGRAPH, PacedSession
 
 VICTIMS = ("ingest", "worker", "supervisor", "all three")
 _READY_SECONDS = 60.0
@@ -112,7 +112,7 @@ def run_kills(folder, kills, *, seed=1, micrographs_a_kill=1, visits=False, minu
     choose = random.Random(seed)
     report = KillReport()
     particles = PER_MICROGRAPH * max(20, kills * micrographs_a_kill)
-    session = PacedSession(folder / "killed", particles, seed=seed, more="" if visits else NO_VISITS)
+    session = PacedSession(folder / "killed", particles, seed=seed, more=EARLY_VISITS if visits else NO_VISITS)
     init = Init(session)
     try:
         for number in range(kills):

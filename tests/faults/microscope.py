@@ -15,6 +15,11 @@ NO_VISITS = """
 [refinement]
 store_megabytes = 0
 """
+# settled long before a session of this size would be, so that kept particles are visited again
+EARLY_VISITS = """
+[engine]
+settle_images = 200
+"""
 HURRIED = """
 [snapshot]
 every_images = 200

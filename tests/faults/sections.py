@@ -21,15 +21,6 @@ def _say(text):
 def kills(folder, options):
     """kill -9 at random moments."""
     r = run_kills(folder / "plain", options.kills, seed=options.seed, minutes=options.kill_minutes, say=_say)
-    v = run_kills(
-        folder / "visits",
-        max(1, options.kills // 4),
-        seed=options.seed + 1,
-        micrographs_a_kill=4,
-        visits=True,
-        minutes=options.kill_minutes and options.kill_minutes / 4,
-        say=_say,
-    )
     victims = ", ".join(f"{name} {n}" for name, n in sorted(r.kills.items()))
     lowest = min(r.lowest_fsc.values())
     same = all(r.bitwise.values())
@@ -50,9 +41,27 @@ quiet moments were off in it: when it is quiet depends on the kills, and the map
 | particles written, folded, each exactly once | {r.particles}, {r.particles}, yes (ledger, checkpoint, raw pose table and map agree) |
 | the session folded again without a fault: map, half maps and poses bit for bit the same | {"yes" if same else "no"} |
 | lowest FSC of any shell of the three maps | {lowest:.7f} |
+"""
 
-{sum(v.kills.values())} times more in a session with visits ({v.moments["while a checkpoint was being written"]} times while a checkpoint was being written): {v.particles} particles, each exactly once;
-{v.visits} image visits in the map and as many poses in the table, {v.visits - v.particles} of them visits in quiet moments; the worker resumed {v.resumed} times.
+
+def visits(folder, options):
+    """kill -9 while particles are visited again."""
+    minutes = options.kill_minutes and options.kill_minutes / 4
+    r = run_kills(
+        folder,
+        max(1, options.kills // 4),
+        seed=options.seed + 1,
+        micrographs_a_kill=2,
+        visits=True,
+        minutes=minutes,
+        say=_say,
+    )
+    victims = ", ".join(f"{name} {n}" for name, n in sorted(r.kills.items()))
+    return f"""## kill -9 among visits in quiet moments
+
+{sum(r.kills.values())} kills ({victims}; {r.moments["while a checkpoint was being written"]} while a checkpoint was being written) of a session that settles early and visits kept particles
+again whenever nothing new waits. The worker resumed from a checkpoint {r.resumed} times. All {r.particles} particles are in the map once. The map counts {r.visits} image
+visits, and as many poses stand in the table: {r.visits - r.particles} of particles that were visited again.
 """
 
 
