@@ -110,6 +110,25 @@ class Engine:
             find_symmetry=self._find_symmetry,
         )  # fmt: skip
 
+    def begin_from(self, volume: NDArray[np.float32]) -> None:
+        """Let every start begin from a map in the place of random poses; before the first `fold`.
+
+        Parameters
+        ----------
+        volume : ndarray, (box, box, box) float32
+            In the images' units.
+
+        Raises
+        ------
+        NumericalError
+            It is no map of this session's box.
+        """
+        box = self.geometry.box_size
+        if volume.shape != (box, box, box) or not np.isfinite(volume).all():
+            raise NumericalError(f"expected a finite map of {box} voxels a side, found {volume.shape}; resample it")
+        for start in self._starts.values():
+            start.begin_from(volume)
+
     @property
     def layout(self) -> KeptLayout | None:
         """Return the sizes of what is kept of a particle, None if nothing is."""

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
+
 from streamrecon.compute.backend import Array, Backend
 from streamrecon.errors import NumericalError
 from streamrecon.fourier.points import half_plane_points
@@ -22,6 +24,7 @@ from streamrecon.reconstruct.progress import Progress
 from streamrecon.reconstruct.settings import EngineSettings
 from streamrecon.reconstruct.symmetry import Symmetry
 
+_GIVEN_FSC = 0.5  # of a map that was given: as much signal as noise
 _HAND_OVER_FSC = 0.8  # shells of the common map that start the halves: those that noise did not shape
 
 
@@ -77,6 +80,13 @@ class RunningMap:
     def sure_shells(self) -> int:
         """Shells up to which the halves agree well."""
         return first_shell_below(self.halves.fsc, GROWTH_THRESHOLD)
+
+    def begin_from(self, volume: Array) -> None:
+        """Take up a map that was given, (box,)*3 in the images' units, before anything was gathered."""
+        fsc = np.full(self.points.k_max + 1, _GIVEN_FSC, np.float32)
+        self.halves.latest = SolvedMap(volume, volume, volume, fsc, self.points.k_max)
+        self._take_up((volume, volume))
+        self.empty()
 
     def update(self) -> None:
         """Solve for the map, move its band, hand over if it is at rest, and pose what comes against the new map."""

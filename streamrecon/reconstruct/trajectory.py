@@ -134,6 +134,10 @@ class Trajectory:
     def _epoch(self) -> int:
         return self._seed[1] << 32 | self._progress.done.epoch
 
+    def begin_from(self, volume: NDArray[np.float32]) -> None:
+        """Begin from a map, (box,)*3 float32 in the images' units, in the place of random poses."""
+        self._map.begin_from(self._backend.to_device(np.asarray(volume, np.float32)))
+
     def fold(self, batch: ParticleBatch, n_a: int, group: NDArray[np.int32]) -> BatchResult:
         """Fold a batch; each particle counts once.
 
