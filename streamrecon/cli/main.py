@@ -25,6 +25,7 @@ _VERBS = {
     "quarantine": "List what was set aside; have it looked at again, or dismiss it.",
     "ctl": "Command a running session: pause, resume, snapshot, checkpoint, set, drain, stop.",
     "postprocess": "Two half maps to mask, corrected FSC, sharpened map; symmetry, local resolution.",
+    "experiments": "The seed paper's experiments made again: nine methods, two peers, importance sampling.",
     "fsc": "Compare two maps: FSC, aligned first if asked.",
     "notify": "Tell people by chat or mail what happens in a session; run does so itself.",
     "keygen": "Make keys, so that only whom you know can connect.",
