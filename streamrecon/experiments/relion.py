@@ -88,7 +88,7 @@ def arguments(p: Any, problem: Problem) -> list[str]:
     diameter = 2.0 * problem.geometry.particle_radius * problem.pixel_size_angstrom
     ini, between, final = (str(n) for n in p["iterations"])
     common = [
-        "--i", "particles.star", "--o", "out", "--ctf", "--K", "1", "--denovo_3dref", "--flatten_solvent",
+        "--i", "particles.star", "--o", "./out", "--ctf", "--K", "1", "--denovo_3dref", "--flatten_solvent",
         "--zero_mask",
         "--particle_diameter", f"{diameter:.0f}", "--dont_check_norm", "--j", "1", "--random_seed", "1",
     ]  # fmt: skip
