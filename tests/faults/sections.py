@@ -13,6 +13,9 @@ from tests.faults.peers import run_peers
 from tests.faults.soak import STORE_MEGABYTES, run_soak
 from tests.faults.subscribers import run_subscribers
 
+# between two samples, which are two seconds apart
+_STANDSTILL_SECONDS = 30.0
+
 
 def _say(text):
     print(f"   {text}", flush=True)
@@ -171,7 +174,7 @@ def soak_text(r):
 
 {r.seconds / 60:.0f} minutes of stream at the highest rate that the machine left over: others worked on it too, the soak ran at nice 10, and the
 engine in one thread. {r.particles} particles in {r.stacks} stacks, {r.particles / r.seconds:.0f} a second; 20 stacks always waited. Box 32, {STORE_MEGABYTES} MiB of store
-(full after {_store_full(r)}), all else as by default.
+(full after {_store_full(r)}), the folder scanned every 2 s, all else as by default. {_standstills(r)}
 
 MiB is memory that belongs to no file (`Anonymous` of /proc/PID/smaps_rollup), the mean over each tenth of the run; ms of the processor
 are of that process, for each particle of that tenth.
@@ -179,7 +182,8 @@ are of that process, for each particle of that tenth.
 {_tenths(r)}
 
 Slopes are of the last 60 %, with the standard error of the fit. Ingest remembers every stack it has seen: what that costs is in the column for
-it.
+it. The worker's goes up and down with the exports of the poses; the next section measures both by themselves. Ingest's time goes
+into scans of the one folder that holds all files.
 
 | process | MiB an hour | bytes a stack | descriptors after the first fifth | resident at the end, MiB |
 | --- | --- | --- | --- | --- |
@@ -211,6 +215,15 @@ def _tenths(r):
             f"{np.median(r.lag_seconds[first:last]):.1f} |"
         )
     return "\n".join(rows)
+
+
+def _standstills(r):
+    gaps = [later - earlier for earlier, later in pairwise(r.at) if later - earlier > _STANDSTILL_SECONDS]
+    return (
+        f"The whole machine stood still {len(gaps)} times, for {sum(gaps):.0f} s together: that is in the lag."
+        if gaps
+        else ""
+    )
 
 
 def _store_full(r):
