@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:subprocess .*
 
 def test_killed_again_and_again_it_ends_with_the_map_of_an_uninterrupted_run(tmp_path):
     # enough work for each kill that some of it is folded and not yet in a checkpoint
-    report = run_kills(tmp_path, 6, seed=5, micrographs_a_kill=8)
+    report = run_kills(tmp_path, 6, seed=5, micrographs_a_kill=4)
     assert report.kills.total() == 6
     assert report.kills.keys() <= set(VICTIMS)
     assert len(report.kills) >= 2
