@@ -123,7 +123,11 @@ class MapSolver:
         smooth = self._smoothness(latest, k_max + 2, pad)
 
         def one(grids: tuple[Array, Array], weight: NDArray[np.float64], ratio: float, factor: float) -> Array:
-            regulariser = weight / (ratio * ssnr) if smooth is None else smooth
+            regulariser = weight / (ratio * ssnr)
+            if smooth is not None:
+                # the prior's strength follows the map's energy, and the map the prior: unchecked, a poor map would
+                # shrink to nothing. The FSC does not know the map's scale
+                regulariser = np.minimum(smooth, regulariser)
             if self._prior.kind == "sparse":
                 regulariser = _SPARSE_FLOOR * weight
             solved = backend.solve(grids, pad, k_max, regulariser, factor, map_box) * mask

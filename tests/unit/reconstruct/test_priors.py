@@ -1,5 +1,7 @@
 """Priors of the map, each on a case whose answer is known."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -138,3 +140,21 @@ def test_every_prior_brings_a_noisy_map_nearer_to_the_truth(backend, rng, kind):
     both, solved = error(positive, first.fsc, first)
     assert both < 1.02 * found
     assert solved.volume.min() >= 0
+
+
+def test_the_car_prior_does_not_shrink_a_map_to_nothing(backend, rng):
+    """Its strength follows the latest map's energy: from a map that is a thousandth of what it should be, unchecked,
+    the next would be smaller still.
+    """
+    box = 16
+    axis = np.arange(box) - 8
+    r2 = axis[:, None, None] ** 2 + axis[None, :, None] ** 2 + axis[None, None, :] ** 2
+    halves, k_max = sums(backend, rng, np.exp(-r2 / 3.0).astype(np.float32), 60.0)
+    geometry, fsc = ImageGeometry(box, 4.0, 7.0, 1.0), np.full(6, 0.9)
+    expected = MapSolver(backend, geometry).solve(halves, k_max, fsc)
+    solver = MapSolver(backend, geometry, PriorChoice("car"))
+    small = replace(expected, volume=expected.volume / 1000, half_a=expected.half_a / 1000)
+    found = solver.solve(halves, k_max, fsc, small)
+    assert np.std(found.volume) > 0.99 * np.std(expected.volume)
+    again = solver.solve(halves, k_max, fsc, found)
+    assert np.std(again.volume) > 0.99 * np.std(expected.volume)
