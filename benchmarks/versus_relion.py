@@ -16,7 +16,7 @@ is not there in its time, auto-refine is given ours after one pass, and the tabl
 A program that is not done in --limit-minutes, or --limit-core-seconds, is ended and printed as such, with what it had
 reached. On a busy machine only core-seconds compare. Maps are held against the truth when all programs have ended.
 
-Example: python -m benchmarks.versus_relion --images 3000 --limit-minutes 10 --output /tmp/versus
+Example: python -m benchmarks.versus_relion --images 3000 --limit-minutes 10 --output versus
 """
 
 from __future__ import annotations
