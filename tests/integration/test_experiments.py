@@ -56,7 +56,7 @@ def test_a_run_is_broken_off_goes_on_and_reports(tmp_path):
     plan.write_text(PLAN)
     first = experiments("-c", plan, "-o", out, "--most", 2)
     assert first.exit_code == 130
-    assert "go on with" in first.output
+    assert "go on with" in " ".join(first.output.split())  # lines are broken where the terminal ends
     kept = {path: path.read_bytes() for path in out.glob("cells/*/*.json")}
     assert len(kept) == 2
     second = experiments("-c", plan, "-o", out)
