@@ -23,6 +23,15 @@ def child(daemon, verb):
     return next((p for p in found if verb in p.cmdline()), None)
 
 
+def downloaded(url):
+    """Return what is served there; None if the page, which gives way to all others, is not answering just now."""
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return answer.read()
+    except OSError:
+        return None
+
+
 def served(url):
     """Return whether the page itself is there."""
     try:
@@ -71,8 +80,8 @@ def test_the_page_of_a_session_from_beginning_to_end(tmp_path):
         assert "particles are taken as" in log or "the reconstruction is" in log
         wait_for(lambda: number("quarantine") == 1, daemon)
         assert "lonely.star" in chromium.text("#quarantine")
-        with urllib.request.urlopen(f"{url}download/volume.mrc", timeout=5) as answer:
-            assert answer.read() == (session.output / "snapshots" / "volume.mrc").read_bytes()
+        volume = session.output / "snapshots" / "volume.mrc"
+        wait_for(lambda: downloaded(f"{url}download/volume.mrc") == volume.read_bytes(), daemon)
 
         daemon.send_signal(signal.SIGTERM)
         assert daemon.wait(timeout=60) == 0
