@@ -35,7 +35,7 @@ from benchmarks.common import (
     print_table,
     write_json,
 )
-from streamrecon.compare.align import align_volumes, fsc_between
+from streamrecon.assess.align import align_volumes, fsc_between
 from streamrecon.compare.poses import pose_errors
 from streamrecon.compute.cpu import CpuBackend
 from streamrecon.reconstruct.engine import Engine

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.common import Specimen, batches, f1_atpase, parser, print_machine, print_table, write_json
-from streamrecon.compare.align import align_volumes, fsc_between
+from streamrecon.assess.align import align_volumes, fsc_between
 from streamrecon.compute.backend import Backend
 from streamrecon.compute.cpu import CpuBackend
 from streamrecon.compute.cuda.backend import CudaBackend

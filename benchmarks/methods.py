@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common import batches, f1_atpase, parser, print_machine, print_table, write_json
-from streamrecon.compare.align import align_volumes, fsc_between
+from streamrecon.assess.align import align_volumes, fsc_between
 from streamrecon.compare.poses import pose_errors
 from streamrecon.compute.cpu import CpuBackend
 from streamrecon.optimise.methods import METHODS, MethodName

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from benchmarks import relion_set
 from benchmarks.common import batches, f1_atpase, parser, print_machine, print_table, write_json
-from streamrecon.compare.align import align_volumes, fsc_between
+from streamrecon.assess.align import align_volumes, fsc_between
 from streamrecon.compare.poses import pose_errors
 from streamrecon.compute.cpu import CpuBackend
 from streamrecon.config.model import Config

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from streamrecon.compare.align import FscCurve, align_volumes, fsc_between
+from streamrecon.assess.align import FscCurve, align_volumes, fsc_between
 from streamrecon.compare.poses import PoseErrors, pose_errors
 from streamrecon.fourier.shells import first_shell_below
 from streamrecon.geometry.rotation import random_rotations

@@ -39,7 +39,7 @@ import numpy as np
 from benchmarks import relion_peer, relion_set
 from benchmarks.common import Specimen, beta_galactosidase, f1_atpase, parser, print_machine, print_table, write_json
 from benchmarks.watched import Found, Watched, watch
-from streamrecon.compare.align import align_volumes, fsc_between
+from streamrecon.assess.align import align_volumes, fsc_between
 from streamrecon.compare.session import free_ports, write_session_config
 from streamrecon.errors import IngestError
 from streamrecon.inference.observation import soft_sphere

@@ -9,9 +9,9 @@ from typing import Any
 
 from rich.console import Console
 
+from streamrecon.assess.align import align_volumes, fsc_between
 from streamrecon.cli.status import session_status
 from streamrecon.cli.tables import duration
-from streamrecon.compare.align import align_volumes, fsc_between
 from streamrecon.config import Config
 from streamrecon.errors import ManifestMismatch, StateError
 from streamrecon.io import read_volume

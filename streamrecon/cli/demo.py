@@ -18,9 +18,9 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from streamrecon.assess.align import align_volumes, fsc_between
 from streamrecon.cli.exit_codes import errors_as_exit_codes
 from streamrecon.client import StatusMessage, VolumeSubscriber
-from streamrecon.compare.align import align_volumes, fsc_between
 from streamrecon.compare.contact_sheet import Progress, draw_contact_sheet
 from streamrecon.compare.session import SessionPorts, free_ports, scrape, write_session_config
 from streamrecon.errors import StateError, StreamReconError, TransportError

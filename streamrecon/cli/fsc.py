@@ -11,8 +11,8 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
+from streamrecon.assess.align import FscCurve, align_volumes, fsc_between, search_size
 from streamrecon.cli.exit_codes import errors_as_exit_codes
-from streamrecon.compare.align import FscCurve, align_volumes, fsc_between, search_size
 from streamrecon.errors import ManifestMismatch
 from streamrecon.io import atomic_path, read_volume, write_volume
 

@@ -42,7 +42,7 @@ class _LazyGroup(TyperGroup):
     def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002  # the base class's signature
         return list(_VERBS)
 
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002  # the same
         if cmd_name not in _VERBS:
             return None
         function = getattr(importlib.import_module(f"streamrecon.cli.{cmd_name}"), cmd_name)
@@ -54,7 +54,7 @@ class _LazyGroup(TyperGroup):
         single.command(cmd_name, short_help=_VERBS[cmd_name])(function)
         return typer.main.get_command(single)
 
-    def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002
+    def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002  # the same
         with formatter.section("Commands"):
             formatter.write_dl(list(_VERBS.items()))
 

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from streamrecon.compare.align import FscCurve
+from streamrecon.assess.align import FscCurve
 from streamrecon.io import atomic_path
 
 matplotlib.use("Agg")

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binomtest
 
-from streamrecon.compare.align import align_volumes, fsc_between
+from streamrecon.assess.align import align_volumes, fsc_between
 from streamrecon.compare.poses import pose_errors
 from streamrecon.compute.backend import Backend
 from streamrecon.experiments.problem import HELD_OUT_NUMBER, Problem

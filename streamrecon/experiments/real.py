@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from streamrecon.compare.align import fsc_between
+from streamrecon.assess.align import fsc_between
 from streamrecon.compute.backend import Backend
 from streamrecon.experiments.measures import score_poses
 from streamrecon.experiments.methods import ONLINE_EM, method_settings

@@ -17,7 +17,7 @@ from benchmarks.relion_set import (
     relion_reconstruct,
     shells_to,
 )
-from streamrecon.compare.align import align_volumes
+from streamrecon.assess.align import align_volumes
 from streamrecon.fourier.shells import first_shell_below
 from streamrecon.io import read_star, read_volume
 from tests.e2e.daemon import Session, streamrecon

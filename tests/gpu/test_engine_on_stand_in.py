@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from streamrecon.compare.align import align_volumes, fsc_between
+from streamrecon.assess.align import align_volumes, fsc_between
 from streamrecon.compute.cpu import CpuBackend
 from streamrecon.compute.cuda.backend import CudaBackend
 from streamrecon.compute.cuda.device import open_device

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from streamrecon.compare.align import align_volumes, fsc_between
+from streamrecon.assess.align import align_volumes, fsc_between
 from streamrecon.compare.poses import pose_errors
 from streamrecon.compute.cpu import CpuBackend
 from streamrecon.errors import CheckpointIncompatible, NumericalError

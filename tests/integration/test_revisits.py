@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from streamrecon.compare.align import align_volumes, fsc_between
+from streamrecon.assess.align import align_volumes, fsc_between
 from streamrecon.compare.poses import pose_errors
 from streamrecon.compute.cpu import CpuBackend
 from streamrecon.fourier.points import half_plane_points, points_within

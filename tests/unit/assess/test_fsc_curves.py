@@ -3,9 +3,9 @@ import pytest
 import scipy.fft
 from specimens import noisy_halves
 
+from streamrecon.assess.align import fsc_between
 from streamrecon.assess.fsc_curves import CRYOSPARC_RANDOMISE_BELOW, corrected_fsc, fsc_curves
 from streamrecon.assess.masks import automatic_mask, spherical_mask
-from streamrecon.compare.align import fsc_between
 from streamrecon.fourier.shells import shell_index_rfft
 from streamrecon.simulate.specimen import density_from_model
 

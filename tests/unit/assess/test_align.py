@@ -10,8 +10,8 @@ from scipy.ndimage import affine_transform
 from scipy.spatial.transform import Rotation
 from typer.testing import CliRunner
 
+from streamrecon.assess.align import align_volumes, fsc_between, search_size
 from streamrecon.cli.main import app
-from streamrecon.compare.align import align_volumes, fsc_between, search_size
 from streamrecon.compare.contact_sheet import Progress, draw_contact_sheet
 from streamrecon.geometry.rotation import angular_distance_degrees
 from streamrecon.io import read_volume, write_volume
