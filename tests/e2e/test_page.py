@@ -210,10 +210,18 @@ def test_it_says_so_when_the_daemon_is_gone_and_goes_on_when_it_is_back(chromium
     chromium.wait(lambda: chromium.text("#state-title") == "Connection lost")
     assert chromium.text("#n-folded") == "6,200", "what was heard stays"
     shoot(chromium, shots, "lost")
+    # a picture that cannot be fetched now is wanted again later
+    chromium.run("document.querySelector('input[name=which][value=half_a]').click()")
+    chromium.wait(lambda: any("ERR_CONNECTION" in c for c in chromium.complaints()))
+    session.publisher.close("stopped")
     session.start_page()
+    chromium.wait(lambda: kind(chromium) != "lost")
+    session.start_worker()
     session.publish(6300)
     chromium.wait(lambda: chromium.text("#n-folded") == "6,300")
     assert kind(chromium) == "refining"
+    # the page is a new one without a map: the old map's pictures are not asked of it
+    assert [c for c in chromium.complaints() if "404" in c] == []
 
 
 def test_a_worker_that_stops_and_comes_back_and_one_that_finishes(chromium, session, shots):

@@ -23,10 +23,10 @@ export function showMaps({ maps, classes }) {
   refresh();
 }
 
-// after a lost connection: what could not be fetched meanwhile
+// after a lost connection: the page may be another process, which has no map until it says so
 export function goOn() {
+  known.maps = {};
   if (frame.src && !known.ready) frame.src = "/viewer";
-  refresh();
 }
 
 export function changeTheme() {
