@@ -65,13 +65,17 @@ def _projection(axes: Axes, volume: NDArray[np.float32], label: str) -> None:
 
 
 def draw_curves(path: Path, rows: Sequence[Row]) -> None:
-    """Draw FSC 0.5, held-out log-likelihood and map change against image visits and against processor seconds."""
-    figure = Figure(figsize=(12, 8.5), layout="constrained")
-    axes = figure.subplots(3, 2)
+    """Draw FSC 0.5, held-out log-likelihood, map change and step size against image visits and processor seconds.
+
+    A method's step size is in its own unit; batch methods and the running sums of online EM have none.
+    """
+    figure = Figure(figsize=(12, 11), layout="constrained")
+    axes = figure.subplots(4, 2)
     measures = (
         ("fsc_05_angstrom", "FSC 0.5 to the truth (Å)"),
         ("held_out", "held-out log-likelihood (nats an image)"),
         ("map_change", "change of the map since the last point"),
+        ("step_size", "step size, each in its own unit"),
     )
     for column, (x, x_label) in enumerate((("image_visits", "image visits"), ("cpu_seconds", "processor seconds"))):
         for line, (y, y_label) in zip(axes, measures, strict=True):
@@ -90,7 +94,7 @@ def draw_curves(path: Path, rows: Sequence[Row]) -> None:
                     )
             line[column].set(xlabel=x_label, ylabel=y_label)
             line[column].grid(alpha=0.3)
-            if y == "map_change":
+            if y in ("map_change", "step_size"):
                 line[column].set_yscale("log")
     axes[0, 1].legend(fontsize=7, ncols=2)
     save(path, figure)
