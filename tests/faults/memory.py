@@ -1,4 +1,4 @@
-"""What grows in memory with a session: the stacks that ingest follows, and what an export of the poses leaves.
+"""What grows in memory with a session: the stacks that ingest follows, what an export of the poses leaves, the page.
 
 Each is measured in a process of its own, by what the kernel counts as belonging to no file.
 """
@@ -20,12 +20,13 @@ PARTICLES_A_STACK = 100
 _GROWTH = 1.25  # between two exports
 
 
-def run_memory(folder, *, stacks=2000, poses=500_000):
-    """Return (stacks or poses, MiB) at five moments, of ingest and of the exports of a pose table."""
+def run_memory(folder, *, stacks=2000, poses=500_000, statuses=15_000):
+    """Return (how many, MiB) at five moments: of ingest's stacks, exported poses, statuses that a page was told."""
     with ProcessPoolExecutor(2, multiprocessing.get_context("spawn"), max_tasks_per_child=1) as pool:
         ingest = pool.submit(follow, folder / "ingest", stacks)
         export = pool.submit(exports, folder / "export", poses)
-        return ingest.result(), export.result()
+        page = pool.submit(show, folder / "page", statuses)
+        return ingest.result(), export.result(), page.result()
 
 
 def follow(folder, stacks):
@@ -69,6 +70,27 @@ def exports(folder, poses):
             assert spool._latest_rows().sum() == number
         found.append((number, own_mib()))
     return [found[round(i * (len(found) - 1) / 4)] for i in range(5)]
+
+
+def show(folder, statuses):
+    """Let a page hear of a session, a map every 20 statuses, an assessment every 200; the publisher is in it, too."""
+    from tests.scripted_session import ScriptedSession  # here: the others would carry its libraries
+
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    folder.mkdir(parents=True)
+    found = []
+    with ScriptedSession(folder) as session:
+        for number in range(1, statuses + 1):
+            seen = 100 * number
+            session.publish(seen, maps=number % 20 == 0)
+            if number % 20 == 0:
+                session.arrived(seen)
+                session.tell_ledger(seen + 200, seen)
+            if number % 200 == 0:
+                session.assess(seen)
+            if number % (statuses // 5) == 0:
+                found.append((number, own_mib()))
+    return found
 
 
 def own_mib():

@@ -233,17 +233,22 @@ def _store_full(r):
 
 def memory(folder, options):
     """What grows with a session."""
-    ingest, export = run_memory(folder)
+    ingest, export, page = run_memory(folder)
     rows = [
         f"| {what} | {' | '.join(f'{n}: {mib:.1f}' for n, mib in found)} | "
         f"{(found[-1][1] - found[0][1]) * 2**20 / (found[-1][0] - found[0][0]):.0f} |"
-        for what, found in (("ingest, stacks it follows", ingest), ("worker, poses exported", export))
+        for what, found in (
+            ("ingest, stacks it follows", ingest),
+            ("worker, poses exported", export),
+            ("page, statuses it heard", page),
+        )
     ]
     return f"""## What grows with a session
 
 MiB that belong to no file, in a process that does nothing else, after so many of them. Ingest remembers every stack and its manifest. An export of
 the poses (whenever there are a quarter more visits) needs some 30 bytes a pose for a moment, and what the C library's allocator keeps of that for the
-next time is what remains: no more is lost, and now and then it is given back.
+next time is what remains: no more is lost, and now and then it is given back. The page keeps curves of at most 600 points, 200 lines of the
+log and three maps, and grows until they are full.
 
 | | | | | | | bytes each |
 | --- | --- | --- | --- | --- | --- | --- |
