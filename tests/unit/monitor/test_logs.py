@@ -15,16 +15,6 @@ class Terminal(io.StringIO):
         return True
 
 
-@pytest.fixture
-def restored_logging():
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers[:], root.level = handlers, level
-    structlog.reset_defaults()
-    structlog.contextvars.clear_contextvars()
-
-
 @pytest.mark.parametrize(
     ("format_", "stream", "environment", "expected"),
     [
@@ -40,7 +30,7 @@ def test_format_follows_the_reader(format_, stream, environment, expected):
     assert wants_json(LogConfig(format=format_), stream, environment) is expected
 
 
-def test_json_lines_of_ours_and_of_libraries(capsys, restored_logging):
+def test_json_lines_of_ours_and_of_libraries(capsys):
     configure_logging(LogConfig(format="json", level="info"), "worker")
     structlog.get_logger("streamrecon.test").info("folded", particles=100)
     structlog.get_logger("streamrecon.test").debug("not shown")
@@ -60,7 +50,7 @@ def test_json_lines_of_ours_and_of_libraries(capsys, restored_logging):
         assert datetime.fromisoformat(line["timestamp"]).utcoffset().total_seconds() == 0
 
 
-def test_the_level_may_change_while_it_runs(capsys, restored_logging):
+def test_the_level_may_change_while_it_runs(capsys):
     configure_logging(LogConfig(format="json", level="info"), "worker")
     ours, theirs = structlog.get_logger("ours"), logging.getLogger("theirs")
     for level in ("info", "debug", "error"):
@@ -73,7 +63,7 @@ def test_the_level_may_change_while_it_runs(capsys, restored_logging):
     assert said == [(logger, text) for text in expected for logger in ("ours", "theirs")]
 
 
-def test_console_lines_are_for_people(capsys, restored_logging):
+def test_console_lines_are_for_people(capsys):
     configure_logging(LogConfig(format="console", level="warning"), "run")
     structlog.get_logger("x").warning("something", why="because")
     out = capsys.readouterr().out
