@@ -40,9 +40,9 @@ def check(
 ) -> None:
     """Check this machine: environment, kernels against known results, particles a second, and a verdict.
 
-    Ends with exit code 0 if everything is right, 6 if not. What to run first on a machine with a GPU:
+    Ends with exit code 0 if everything is right, 6 if not.
 
-    streamrecon check --gpu
+    Example, what to run first on a machine with a GPU: streamrecon check --gpu
     """
     console = Console(highlight=False)
     console.print(f"streamrecon {streamrecon.__version__}, Python {platform.python_version()}, NumPy {np.__version__}, "

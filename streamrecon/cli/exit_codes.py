@@ -4,7 +4,7 @@
 code  meaning
 ===== =====================================================================================
 0     done, or stopped as asked
-1     unexpected failure: starting again may help, and the supervisor does
+1     unexpected failure, a file that cannot be written: starting again may help, and the supervisor does
 2     the configuration or the command line cannot be used as it is
 3     saved state: corrupt, or made under another configuration
 4     the wire: an endpoint cannot be bound or reached, another protocol version
@@ -72,7 +72,7 @@ def exit_code_of(error: StreamReconError) -> int:
 
 @contextmanager
 def errors_as_exit_codes() -> Iterator[None]:
-    """End the program with a readable line and the right exit code on an error of ours.
+    """End the program with a readable line and the right exit code on an error of ours, or of a file.
 
     Raises
     ------
@@ -82,8 +82,18 @@ def errors_as_exit_codes() -> Iterator[None]:
     try:
         yield
     except StreamReconError as error:
-        if structlog.is_configured():
-            structlog.get_logger(__name__).error("failed", kind=error.kind, reason=str(error))
-        else:
-            typer.secho(f"error: {error}", fg=typer.colors.RED, err=True)
+        _say(error.kind, str(error))
         raise typer.Exit(exit_code_of(error)) from error
+    except OSError as error:
+        if error.filename is None:  # no file's fault: whoever mends it needs the traceback
+            raise
+        _say("os_error", f"{error.filename}: {error.strerror}; check the path, its permissions and the free space")
+        raise typer.Exit(UNEXPECTED) from error
+
+
+def _say(kind: str, reason: str) -> None:
+    """Log an error where a log is kept, print it elsewhere."""
+    if structlog.is_configured():
+        structlog.get_logger(__name__).error("failed", kind=kind, reason=reason)
+    else:
+        typer.secho(f"error: {reason}", fg=typer.colors.RED, err=True)

@@ -32,12 +32,16 @@ def ingest(
         typer.Option(min=0, help="End once nothing new has come for that many seconds and everything is folded."),
     ] = None,
     metrics_bind: Annotated[
-        str | None, typer.Option(help="host:port for /metrics and /healthz; none by default.")
+        str | None, typer.Option(help="host:port for /metrics and /healthz. Default: they are not served.")
     ] = None,
 ) -> None:
     """Watch the folder and hand its particles to the worker, each exactly once.
 
-    SIGINT or SIGTERM: finish the round, exit. Exit codes: see streamrecon.cli.exit_codes.
+    SIGINT or SIGTERM: finish the round, exit.
+
+    Example, on the host of the files: streamrecon ingest -c config.toml --metrics-bind 127.0.0.1:8752
+
+    Exit codes: see docs/architecture.md.
     """
     stop = stop_on_signals()
     with errors_as_exit_codes(), ExitStack() as stack:

@@ -30,6 +30,8 @@ def keygen(
     clients/NAME over a safe way (scp) and uses it with `streamrecon subscribe --curve`. To shut a client out, delete
     its file below authorized/: it is refused from its next connection on.
 
+    Examples: streamrecon keygen keys; streamrecon keygen keys --client display-wall
+
     Exit codes: 0 done; 2 keys of that name exist, the folder cannot be written, or the options do not fit.
     """
     console = Console(highlight=False, soft_wrap=True)

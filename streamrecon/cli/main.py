@@ -50,7 +50,7 @@ class _LazyGroup(TyperGroup):
             command = typer.main.get_command(function)
             command.name = cmd_name
             return command
-        single = typer.Typer(add_completion=False)
+        single = typer.Typer(add_completion=False, rich_markup_mode=None)  # markup would take [engine] for a style
         single.command(cmd_name, short_help=_VERBS[cmd_name])(function)
         return typer.main.get_command(single)
 

@@ -28,7 +28,11 @@ def notify(
     """Follow a running session and tell people what [notify] names; Ctrl-C ends it.
 
     `streamrecon run` does this itself. This verb is for a daemon in two halves (ingest, worker), or to try the
-    settings. Exit codes: see streamrecon.cli.exit_codes.
+    settings.
+
+    Example: streamrecon notify -c config.toml --test
+
+    Exit codes: see docs/architecture.md.
     """
     stop = stop_on_signals()
     with errors_as_exit_codes():

@@ -21,7 +21,11 @@ def page(
 ) -> None:
     """Serve the live page alone; `streamrecon run` does this by itself on monitor.bind.
 
-    Reads the published sockets and the ledger, and changes nothing. Exit codes: see streamrecon.cli.exit_codes.
+    Reads the published sockets and the ledger, and changes nothing.
+
+    Example: streamrecon page -c config.toml --bind 127.0.0.1:8751
+
+    Exit codes: see docs/architecture.md.
     """
     # here and not above: `run` imports no web server
     from streamrecon.page.serve import run_page, step_back

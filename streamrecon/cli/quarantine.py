@@ -47,7 +47,7 @@ def quarantine(
 
     Example: streamrecon quarantine -c config.toml retry 'grid2/*'
 
-    Exit codes: 0 done; 2 the command line or a name does not fit; else see streamrecon.cli.exit_codes.
+    Exit codes: 0 done; 2 the command line or a name does not fit; else see docs/architecture.md.
     """
     console = Console(highlight=False)
     with errors_as_exit_codes():

@@ -45,7 +45,7 @@ def reconstruct(
         Path | None,
         typer.Option(help="Folder that the stacks' names are relative to. Default: looked for from the file upwards."),
     ] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Of the random start.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Of the random start. Default: session.seed, 0.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Use only the first so many particles.")] = None,
     passes: Annotated[
         int,

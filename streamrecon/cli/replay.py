@@ -31,6 +31,7 @@ replay = typer.Typer(
     name="replay",
     no_args_is_help=True,
     add_completion=False,
+    rich_markup_mode=None,
     help=(
         "Play back what was. 'session' lets the files of a finished session appear again, for the daemon to take in: "
         "the acceptance test before a microscope depends on it. 'stream' serves a recording made by 'streamrecon "
@@ -83,7 +84,7 @@ def replay_session(
     streamrecon replay session /archive/grid7 incoming --speed 20 -c config.toml --reference grid7.mrc
 
     Exit codes: 0 done, and with -c every particle is in the map or in quarantine; 1 with -c some are not; else see
-    streamrecon.cli.exit_codes.
+    docs/architecture.md.
     """
     console = Console(highlight=False, stderr=True, soft_wrap=True)
     with errors_as_exit_codes():

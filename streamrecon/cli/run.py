@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
+import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
@@ -15,6 +17,7 @@ from prometheus_client import CollectorRegistry
 
 from streamrecon.cli import exit_codes
 from streamrecon.config import load_config
+from streamrecon.errors import StateUnwritable
 from streamrecon.monitor.companion import Companion
 from streamrecon.monitor.disk import DiskWatch
 from streamrecon.monitor.logs import configure_logging
@@ -35,11 +38,15 @@ def run(
 
     Under systemd (Type=notify) it says when both halves are up, and keeps the watchdog quiet while they answer.
     One signal (Ctrl-C) stops in order, a second one kills; a process that dies is started again.
-    Exit codes: see streamrecon.cli.exit_codes.
+
+    Example: streamrecon run -c config.toml
+
+    Exit codes: see docs/architecture.md.
     """
     with exit_codes.errors_as_exit_codes():
         settings = load_config(config)
         configure_logging(settings.log, "run")
+        _check_writable(settings.session.output_dir)
         path = str(config.resolve())
         idle = [] if until_idle is None else ["--until-idle", str(until_idle)]
 
@@ -73,3 +80,22 @@ def run(
             stack.enter_context(DiskWatch(folders, supervisor.metrics.filesystem))
             code = supervisor.run()
     raise typer.Exit(code)
+
+
+def _check_writable(folder: Path) -> None:
+    """Say at once that nothing can be written there, instead of starting processes that fail again and again.
+
+    Raises
+    ------
+    StateUnwritable
+        It cannot be made or written to. A full disk is none of that: the processes wait until there is room.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise StateUnwritable(
+                f"{folder}: cannot be written to ({error.strerror}); choose a session.output_dir that can be written"
+            ) from error

@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from streamrecon.cli.exit_codes import errors_as_exit_codes
 from streamrecon.errors import ConfigError
 from streamrecon.io.mrc_write import write_volume
 from streamrecon.simulate.microscope import Microscope, MicroscopeSettings
@@ -75,47 +76,48 @@ def simulate(
 
     Example: streamrecon simulate incoming --particles 5000 --rate 50
     """
-    if box % 2:
-        raise ConfigError(f"--box: expected an even number of pixels, found {box}; use {box + 1}")
-    if model is not None and density is not None:
-        raise ConfigError("--model and --map: expected one of the two, found both; leave one out")
-    truth_folder = truth or out.absolute().with_name(out.absolute().name + "-truth")
-    settings = MicroscopeSettings(
-        pixel_size_angstrom=pixel_size,
-        particles_per_micrograph=micrographs_of,
-        snr=snr,
-        defocus_range_angstrom=defocus,
-        astigmatism_angstrom=astigmatism,
-        shift_sigma_angstrom=shift,
-        phase_shift_degrees=phase_shift,
-        envelope_b_factor=b_factor,
-        n_optics_groups=optics_groups,
-        view_concentration=preferred_views,
-        junk_fraction=junk,
-        noise="colored" if colored_noise else "white",
-        seed=seed,
-    )
-    console = Console(stderr=True)
-    with console.status("Computing the specimen's density"):
-        if density is not None:
-            volume = density_from_map(density, box, pixel_size)
-        else:
-            volume = density_from_model(model, box, pixel_size)
-        microscope = Microscope(volume, settings)
-    writer = SessionWriter(microscope, out, truth_folder, file_format=file_format, particles_per_second=rate)
-    write_volume(truth_folder / "truth.mrc", volume, pixel_size)
-    noise = "no noise" if math.isinf(snr) else f"SNR {snr:g}"
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task(f"Particles, {noise}", total=particles)
-        # a service manager's or a script's way of saying Ctrl-C
-        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-        try:
-            written = writer.run(particles, lambda done: progress.update(task, completed=done))
-        except KeyboardInterrupt:
-            progress.stop()
-            console.print(f"Stopped. {out} holds whole stacks and manifests only.")
-            raise typer.Exit(_INTERRUPTED) from None
-        finally:
-            signal.signal(signal.SIGTERM, before)
-    console.print(f"{written} particles in {out}, the truth about them in {truth_folder}")
+    with errors_as_exit_codes():
+        if box % 2:
+            raise ConfigError(f"--box: expected an even number of pixels, found {box}; use {box + 1}")
+        if model is not None and density is not None:
+            raise ConfigError("--model and --map: expected one of the two, found both; leave one out")
+        truth_folder = truth or out.absolute().with_name(out.absolute().name + "-truth")
+        settings = MicroscopeSettings(
+            pixel_size_angstrom=pixel_size,
+            particles_per_micrograph=micrographs_of,
+            snr=snr,
+            defocus_range_angstrom=defocus,
+            astigmatism_angstrom=astigmatism,
+            shift_sigma_angstrom=shift,
+            phase_shift_degrees=phase_shift,
+            envelope_b_factor=b_factor,
+            n_optics_groups=optics_groups,
+            view_concentration=preferred_views,
+            junk_fraction=junk,
+            noise="colored" if colored_noise else "white",
+            seed=seed,
+        )
+        console = Console(stderr=True)
+        with console.status("Computing the specimen's density"):
+            if density is not None:
+                volume = density_from_map(density, box, pixel_size)
+            else:
+                volume = density_from_model(model, box, pixel_size)
+            microscope = Microscope(volume, settings)
+        writer = SessionWriter(microscope, out, truth_folder, file_format=file_format, particles_per_second=rate)
+        write_volume(truth_folder / "truth.mrc", volume, pixel_size)
+        noise = "no noise" if math.isinf(snr) else f"SNR {snr:g}"
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=console) as progress:
+            task = progress.add_task(f"Particles, {noise}", total=particles)
+            # a service manager's or a script's way of saying Ctrl-C
+            before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+            try:
+                written = writer.run(particles, lambda done: progress.update(task, completed=done))
+            except KeyboardInterrupt:
+                progress.stop()
+                console.print(f"Stopped. {out} holds whole stacks and manifests only.")
+                raise typer.Exit(_INTERRUPTED) from None
+            finally:
+                signal.signal(signal.SIGTERM, before)
+        console.print(f"{written} particles in {out}, the truth about them in {truth_folder}")

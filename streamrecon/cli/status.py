@@ -38,6 +38,8 @@ def status(
 
     Reads the ledger and the files in session.output_dir, and disturbs nobody.
 
+    Example: streamrecon status -c config.toml --check || mail -s 'grid 7 waits for you' ann
+
     Exit codes: 0 the status could be read; 1 there is no session here; 2 the configuration cannot be used;
     3 the ledger is of another version; with --check also 8: there are orphans or open quarantine, or the ingester
     or the worker does not run while particles wait.

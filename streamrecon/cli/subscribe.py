@@ -37,9 +37,15 @@ def subscribe(
         Path | None,
         typer.Option("--config", "-c", help="Take the endpoints from this config.toml; else the defaults."),
     ] = None,
-    events: Annotated[str | None, typer.Option(help="Endpoint of the events socket.")] = None,
-    volumes: Annotated[str | None, typer.Option(help="Endpoint of the volumes socket.")] = None,
-    snapshots: Annotated[str | None, typer.Option(help="Endpoint of the snapshot socket.")] = None,
+    events: Annotated[
+        str | None, typer.Option(help="Endpoint of the events socket. Default: tcp://127.0.0.1:8761.")
+    ] = None,
+    volumes: Annotated[
+        str | None, typer.Option(help="Endpoint of the volumes socket. Default: tcp://127.0.0.1:8762.")
+    ] = None,
+    snapshots: Annotated[
+        str | None, typer.Option(help="Endpoint of the snapshot socket. Default: tcp://127.0.0.1:8763.")
+    ] = None,
     topic: Annotated[
         list[str] | None, typer.Option(help="Only topics that begin so, such as volume/full/; repeatable.")
     ] = None,

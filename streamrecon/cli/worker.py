@@ -17,12 +17,16 @@ from streamrecon.worker.main import run_worker
 def worker(
     config: Annotated[Path, typer.Option("--config", "-c", help="The session's config.toml.")],
     metrics_bind: Annotated[
-        str | None, typer.Option(help="host:port for /metrics and /healthz; none by default.")
+        str | None, typer.Option(help="host:port for /metrics and /healthz. Default: they are not served.")
     ] = None,
 ) -> None:
     """Take batches from the ingester, reconstruct, publish; resume from the last checkpoint.
 
-    SIGINT or SIGTERM: finish the batch, checkpoint, exit. Exit codes: see streamrecon.cli.exit_codes.
+    SIGINT or SIGTERM: finish the batch, checkpoint, exit.
+
+    Example, on the host that computes: streamrecon worker -c config.toml --metrics-bind 127.0.0.1:8753
+
+    Exit codes: see docs/architecture.md.
     """
     # here and not above: other verbs should not wait for the numerics to be imported
     from streamrecon.worker.engine import make_engine

@@ -59,7 +59,10 @@ def read_manifest(path: Path | str, root: Path | str) -> ParticleTable:
     elif path.suffix == ".cs":
         table = read_cs(path)
     else:
-        raise UnsupportedFormat(f"{path}: expected a .star or .cs file, found {path.suffix or 'no suffix'}; rename it")
+        found = "a folder" if path.is_dir() else path.suffix or "no suffix"
+        raise UnsupportedFormat(
+            f"{path}: expected a .star or .cs file, found {found}; give the file that lists particles"
+        )
     return replace(table, stack_names=tuple(str(_resolve(name, path, root)) for name in table.stack_names))
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
-from streamrecon.errors import StateError, UnsupportedFormat
+from streamrecon.errors import IngestError, StateError, UnsupportedFormat
 from streamrecon.transport.headers import MAX_ARRAY_BYTES, MAX_HEADER_BYTES
 
 VERSION = 1
@@ -133,7 +133,7 @@ def read_recording(path: Path) -> Iterator[Record]:
     ------
     UnsupportedFormat
         No recording, or one of another version.
-    StateError
+    IngestError
         It cannot be read.
     """
     try:
@@ -142,7 +142,7 @@ def read_recording(path: Path) -> Iterator[Record]:
             while (record := _read_record(file)) is not None:
                 yield record
     except OSError as error:
-        raise StateError(f"{path}: cannot be read ({error.strerror}); expected a recording") from error
+        raise IngestError(f"{path}: cannot be read ({error.strerror}); expected a recording") from error
 
 
 def end_of_whole_records(path: Path) -> int:

@@ -1,12 +1,14 @@
 """The command as a whole: its verbs, their help, and how they complain."""
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from streamrecon.cli import exit_codes
 from streamrecon.cli.main import _VERBS, app
 
 WIDE = {"COLUMNS": "200", "TERM": "dumb", "NO_COLOR": "1"}
+COARSE = ("--box", 16, "--pixel-size", 15)
 BAD = """
 [session]
 seed = -1
@@ -40,9 +42,55 @@ def test_no_arguments_give_the_help():
 def test_every_verb_explains_itself(verb):
     outcome = invoke(verb, "--help")
     assert outcome.exit_code == 0, outcome.output
-    assert "Usage:" in outcome.output
-    assert verb in outcome.output.splitlines()[1]
+    usage = outcome.output.split("\n\n")[0]
+    assert usage.startswith("Usage:")
+    assert verb in usage
     assert "--help" in outcome.output
+
+
+def commands(group):
+    """Yield every verb, and those below one that has verbs of its own."""
+    for name in group.list_commands(None):
+        command = group.get_command(None, name)
+        if hasattr(command, "list_commands"):
+            yield from (f"{name} {below}" for below in commands(command))
+        else:
+            yield name
+
+
+@pytest.mark.parametrize("verb", list(commands(typer.main.get_command(app))))
+def test_help_has_an_example_and_says_all_that_was_written(verb):
+    """Also what stands in brackets, as the names of configuration tables do."""
+    command = typer.main.get_command(app)
+    for name in verb.split():
+        command = command.get_command(None, name)
+    said = "".join(invoke(*verb.split(), "--help").output.split())
+    written = [command.help, *(parameter.help for parameter in command.params)]
+    assert [text for text in written if text and "".join(text.split()) not in said] == []
+    assert f"streamrecon{''.join(verb.split())}" in said.partition("Example")[2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (("simulate", "{}/new", "--box", 33), 2, "--box: expected an even number"),
+        (("simulate", "{}/new", "--snr", 0, "--box", 16), 2, "SNR above 0"),
+        (("simulate", "{}/new", "--model", "{}/none.pdb"), 5, "none.pdb: expected a PDB"),
+        (("simulate", "{}", *COARSE), 2, "expected an empty or new folder"),
+        (("simulate", "{}/file/below", *COARSE), 1, "check the path, its permissions"),
+        (("reconstruct", "{}", "-o", "{}/out"), 5, "found a folder"),
+        (("reconstruct", "{}/none.star", "-o", "{}/out"), 5, "none.star: cannot be read"),
+        (("replay", "stream", "{}/none.rec"), 5, "none.rec: cannot be read"),
+        (("run", "-c", "{}/unwritable.toml"), 1, "choose a session.output_dir that can be written"),
+    ],
+)
+def test_a_mistake_is_a_line_that_says_what_and_where(tmp_path, arguments, code, says):
+    (tmp_path / "file").touch()
+    (tmp_path / "unwritable.toml").write_text('[session]\noutput_dir = "file/below"\n')
+    outcome = invoke(*(str(a).format(tmp_path) for a in arguments))
+    assert outcome.exit_code == code, outcome.output
+    assert isinstance(outcome.exception, SystemExit)
+    assert says in " ".join(outcome.output.split())
 
 
 def test_version():

@@ -86,6 +86,22 @@ def test_methods_that_cannot_be_are_refused_in_words(tmp_path, text, says):
     assert load_config(path).engine.method == "hessian_free"
 
 
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('[watch]\nrot = "in"\n', r"watch\.rot: there is no such key; did you mean watch\.root\?"),
+        ("[engin]\n", r"engin: there is no such table; did you mean engine\?"),
+        ("[session]\nzzz = 1\n", r"session\.zzz: there is no such key; config\.toml of the distribution"),
+        ("[watch]\nsettle_seconds = -1.5\n", r"1 error\n.*settle_seconds: .*equal to 0, found -1\.5"),
+    ],
+)
+def test_a_mistake_says_what_was_found_or_meant(tmp_path, text, says):
+    path = tmp_path / "c.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=says):
+        load_config(path)
+
+
 def test_missing_and_broken_files(tmp_path):
     with pytest.raises(ConfigError, match="cannot be read"):
         load_config(tmp_path / "none.toml")

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamrecon.errors import StateError, UnsupportedFormat
+from streamrecon.errors import IngestError, StateError, UnsupportedFormat
 from streamrecon.transport.recording import Record, RecordingWriter, read_recording
 
 RECORDS = [
@@ -97,7 +97,7 @@ def test_other_files_and_versions_are_refused_and_left_alone(tmp_path):
 
 
 def test_a_path_that_cannot_be_is_told(tmp_path):
-    with pytest.raises(StateError, match="cannot be read"):
+    with pytest.raises(IngestError, match="cannot be read"):
         list(read_recording(tmp_path / "none"))
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(StateError, match="cannot be written"):
