@@ -13,7 +13,7 @@ from rich.progress import Progress
 
 from streamrecon.assess.align import FscCurve, align_volumes, fsc_between, search_size
 from streamrecon.cli.exit_codes import errors_as_exit_codes
-from streamrecon.errors import ManifestMismatch
+from streamrecon.errors import ConfigError, ManifestMismatch
 from streamrecon.io import atomic_path, read_volume, write_volume
 
 
@@ -33,6 +33,8 @@ def fsc(
     """
     console = Console(highlight=False)
     with errors_as_exit_codes():
+        if aligned is not None and not align:
+            raise ConfigError("--aligned: expected --align beside it, found none; nothing would be aligned")
         (volume_1, voxel), (volume_2, voxel_2) = read_volume(first), read_volume(second)
         if volume_1.shape != volume_2.shape or not np.isclose(voxel, voxel_2, rtol=1e-3):
             raise ManifestMismatch(
@@ -52,11 +54,16 @@ def fsc(
             if aligned is not None:
                 write_volume(aligned, volume_2, voxel)
         mask_volume = read_volume(mask)[0] if mask is not None else None
+        if mask_volume is not None and mask_volume.shape != volume_1.shape:
+            raise ManifestMismatch(
+                f"{mask}: expected {volume_1.shape[0]} voxels a side as in {first}, found {mask_volume.shape[0]}; "
+                "resample it"
+            )
         result = fsc_between(volume_1, volume_2, voxel, mask_volume)
-    for threshold, value in (("0.5", result.resolution_05_angstrom), ("0.143", result.resolution_0143_angstrom)):
-        console.print(f"FSC {threshold}: {value:.2f} A")
-    if curve is not None:
-        write_curve(curve, result)
+        for threshold, value in (("0.5", result.resolution_05_angstrom), ("0.143", result.resolution_0143_angstrom)):
+            console.print(f"FSC {threshold}: {value:.2f} A")
+        if curve is not None:
+            write_curve(curve, result)
 
 
 def write_curve(path: Path, curve: FscCurve) -> None:

@@ -1,11 +1,13 @@
 """The command as a whole: its verbs, their help, and how they complain."""
 
+import numpy as np
 import pytest
 import typer
 from typer.testing import CliRunner
 
 from streamrecon.cli import exit_codes
 from streamrecon.cli.main import _VERBS, app
+from streamrecon.io import write_volume
 
 WIDE = {"COLUMNS": "200", "TERM": "dumb", "NO_COLOR": "1"}
 COARSE = ("--box", 16, "--pixel-size", 15)
@@ -81,11 +83,17 @@ def test_help_has_an_example_and_says_all_that_was_written(verb):
         (("reconstruct", "{}", "-o", "{}/out"), 5, "found a folder"),
         (("reconstruct", "{}/none.star", "-o", "{}/out"), 5, "none.star: cannot be read"),
         (("replay", "stream", "{}/none.rec"), 5, "none.rec: cannot be read"),
+        (("fsc", "{}/8.mrc", "{}/10.mrc"), 5, "10.mrc: expected 8 voxels"),
+        (("fsc", "{}/8.mrc", "{}/8.mrc", "--mask", "{}/10.mrc"), 5, "10.mrc: expected 8 voxels a side"),
+        (("fsc", "{}/8.mrc", "{}/8.mrc", "--curve", "{}/file/curve.csv"), 1, "file: File exists; check the path"),
+        (("fsc", "{}/8.mrc", "{}/8.mrc", "--aligned", "{}/a.mrc"), 2, "expected --align beside it"),
         (("run", "-c", "{}/unwritable.toml"), 1, "choose a session.output_dir that can be written"),
     ],
 )
 def test_a_mistake_is_a_line_that_says_what_and_where(tmp_path, arguments, code, says):
     (tmp_path / "file").touch()
+    for side in (8, 10):
+        write_volume(tmp_path / f"{side}.mrc", np.random.default_rng(1).normal(size=(side,) * 3), 2.0)
     (tmp_path / "unwritable.toml").write_text('[session]\noutput_dir = "file/below"\n')
     outcome = invoke(*(str(a).format(tmp_path) for a in arguments))
     assert outcome.exit_code == code, outcome.output
