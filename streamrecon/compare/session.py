@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import socket
 import urllib.error
 import urllib.request
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
+
+from streamrecon.monitor.ports import unused_ports
 
 
 @dataclass(frozen=True)
@@ -26,13 +26,9 @@ class SessionPorts:
 
 def free_ports() -> SessionPorts:
     """Return endpoints on ports that were free a moment ago, so that two sessions can run side by side."""
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(6)]
-        for s in sockets:
-            s.bind(("127.0.0.1", 0))
-        ports = [s.getsockname()[1] for s in sockets]
-    feed, events, volumes, snapshots, control = (f"tcp://127.0.0.1:{port}" for port in ports[:5])
-    return SessionPorts(feed, events, volumes, snapshots, f"127.0.0.1:{ports[5]}", control)
+    *ports, monitor = unused_ports(6)
+    feed, events, volumes, snapshots, control = (f"tcp://127.0.0.1:{port}" for port in ports)
+    return SessionPorts(feed, events, volumes, snapshots, f"127.0.0.1:{monitor}", control)
 
 
 def write_session_config(

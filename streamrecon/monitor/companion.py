@@ -16,7 +16,7 @@ from types import TracebackType
 
 import structlog
 
-from streamrecon.monitor.supervisor import free_port
+from streamrecon.monitor.ports import unused_ports
 
 _FIRST_SECONDS = 1.0
 _MOST_SECONDS = 60.0
@@ -88,7 +88,7 @@ class Companion:
             wait = min(_MOST_SECONDS, 2.0 * wait)
 
     def _start(self) -> None:
-        self._port = free_port()
+        (self._port,) = unused_ports(1)
         launch = [sys.executable, "-m", "streamrecon.monitor.launch", str(os.getpid())]
         # a session of its own: Ctrl-C in a terminal reaches the supervisor alone
         self._process = subprocess.Popen(

@@ -6,7 +6,6 @@ import math
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -20,6 +19,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from streamrecon.monitor.metrics import SupervisorMetrics
 from streamrecon.monitor.notify import ChildState, Heart, Notifier, Vitals
+from streamrecon.monitor.ports import unused_ports
 from streamrecon.monitor.server import Health, fetch_health, fetch_metrics
 
 _TICK_SECONDS = 0.1
@@ -208,7 +208,7 @@ class Supervisor:
         return "hanging"
 
     def _start(self, child: _Child) -> None:
-        child.port = free_port()
+        (child.port,) = unused_ports(1)
         child.answered = False
         child.restart_at = None
         child.started = time.monotonic()
@@ -299,11 +299,3 @@ def _progress(metrics: bytes) -> str:
         resolution = float(found.get(b"resolution_angstrom", b"nan"))
         words += [f"{resolution:.1f} A"] if math.isfinite(resolution) else []
     return ", ".join(words)
-
-
-def free_port() -> int:
-    """Return a loopback port that was free a moment ago."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port

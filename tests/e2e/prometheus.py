@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-import socket
 import subprocess
 import time
 import urllib.error
@@ -14,6 +13,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+
+from streamrecon.monitor.ports import unused_ports
 
 FOLDER = Path(__file__).parents[2] / "deploy" / "prometheus"
 SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -112,9 +113,7 @@ class Prometheus:
 @contextmanager
 def running(folder, config):
     """Run Prometheus on a free port; it is dead when we leave."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    (port,) = unused_ports(1)
     log = folder / "prometheus.log"
     with log.open("wb") as file:
         process = subprocess.Popen(

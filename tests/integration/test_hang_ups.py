@@ -9,6 +9,7 @@ import zmq
 
 from streamrecon.client import VolumeSubscriber
 from streamrecon.errors import AuthenticationError, TransportError
+from streamrecon.monitor.ports import unused_ports
 from streamrecon.transport import schema
 from streamrecon.transport.feed_client import FeedClient
 from streamrecon.transport.handshake import HANG_UPS_IN_A_ROW
@@ -134,8 +135,7 @@ def test_a_daemon_that_is_just_restarting_is_waited_for(door, publisher):
 
 
 def test_nobody_there_is_not_a_refusal():
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        endpoint = f"tcp://127.0.0.1:{taken.getsockname()[1]}"
+    endpoint = f"tcp://127.0.0.1:{unused_ports(1)[0]}"
     with (
         VolumeSubscriber(endpoint, timeout_seconds=1.5) as messages,
         pytest.raises(TransportError, match="nothing heard") as caught,

@@ -1,12 +1,12 @@
 """kill -9 of the ingest process, again and again: every particle reaches the worker exactly once."""
 
 import signal
-import socket
 import subprocess
 import sys
 import time
 
 from streamrecon.ingest.ledger import LEDGER_NAME, Ledger
+from streamrecon.monitor.ports import unused_ports
 from streamrecon.transport.feed_client import FeedClient
 from tests.integration.ingest_helpers import put_stack_and_star
 
@@ -23,12 +23,6 @@ print("started", flush=True)
 service.run(threading.Event())
 """
 STACKS, IMAGES = 30, 5
-
-
-def free_endpoint():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"tcp://127.0.0.1:{probe.getsockname()[1]}"
 
 
 def start(root, out, endpoint):
@@ -48,7 +42,7 @@ def kill(process):
 
 
 def test_ingest_killed_again_and_again(tmp_path):
-    root, out, endpoint = tmp_path / "incoming", tmp_path / "out", free_endpoint()
+    root, out, endpoint = tmp_path / "incoming", tmp_path / "out", f"tcp://127.0.0.1:{unused_ports(1)[0]}"
     root.mkdir()
     process = start(root, out, endpoint)
     kills = 0

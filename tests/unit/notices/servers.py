@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import socket
 import ssl
 import subprocess
 import threading
@@ -12,6 +11,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import AuthResult
+
+from streamrecon.monitor.ports import unused_ports
 
 SECRET_PATH = "/hooks/T0SECRET/B0SECRET"
 
@@ -98,9 +99,7 @@ class Mailbox:
 @contextmanager
 def mail_server(box, certificate=None, **options):
     """Run a mail server on a free port; yields the port."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    (port,) = unused_ports(1)
     if certificate is not None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(*certificate)

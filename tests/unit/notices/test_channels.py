@@ -9,6 +9,7 @@ import pytest
 
 from streamrecon.config.notify import NotifyConfig
 from streamrecon.errors import ConfigError, DeliveryError
+from streamrecon.monitor.ports import unused_ports
 from streamrecon.notices.channels import Email, Webhook, channels_of, secret
 from streamrecon.notices.notice import Notice
 from tests.unit.notices.servers import SECRET_PATH, Chat, Mailbox, mail_server, make_certificate, needs_openssl
@@ -116,9 +117,7 @@ def test_who_is_refused_is_named():
 
 
 def test_a_mail_server_that_is_away_is_tried_again():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    (port,) = unused_ports(1)
     with pytest.raises(DeliveryError) as caught:
         mailer(port).deliver(NOTICE)
     assert caught.value.again
