@@ -29,6 +29,7 @@ BOX, VOXEL = 64, 3.2
 SIDE = BOX * VOXEL
 NOW = 1_750_000_000.0
 B_FACTOR, INTERCEPT = 220.0, 5.2
+_PATIENCE_SECONDS = 90.0
 
 
 def resolution_at(particles: int) -> float:
@@ -244,7 +245,7 @@ class ScriptedSession:
 
     def arrived(self, particles: int):
         """Wait until the page knows of so many particles."""
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + _PATIENCE_SECONDS
         while self.view.hub.get("status").get("particles_seen") != particles:
             assert time.monotonic() < deadline, f"{particles} never arrived"
             time.sleep(0.001)
@@ -253,7 +254,7 @@ class ScriptedSession:
         """Publish an assessment, and wait until the page has it."""
         told = assessment_at(particles)
         self.publisher.publish_assessment(msgspec.convert(told, Assessment), snapshot_at(particles).status)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + _PATIENCE_SECONDS
         while self.view.hub.get("assessment").get("particles_seen") != particles:
             assert time.monotonic() < deadline, f"the assessment after {particles} never arrived"
             time.sleep(0.001)

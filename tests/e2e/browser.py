@@ -28,6 +28,12 @@ _FLAGS = (
     "--disable-component-update",
     "--disable-sync",
     "--disable-dev-shm-usage",
+    # on a busy machine nothing may be taken for hanging, or for out of sight and not worth the time
+    "--disable-gpu-watchdog",
+    "--disable-hang-monitor",
+    "--disable-background-timer-throttling",
+    "--disable-backgrounding-occluded-windows",
+    "--disable-renderer-backgrounding",
     "--enable-unsafe-swiftshader",
     "--js-flags=--expose-gc",
     "--enable-precise-memory-info",
@@ -51,7 +57,7 @@ class Browser:
 
     def __init__(self, driver: webdriver.Chrome) -> None:
         self.driver = driver
-        driver.set_script_timeout(60)
+        driver.set_script_timeout(120)
         driver.execute_cdp_cmd("Performance.enable", {})
 
     def open(self, url: str) -> None:
@@ -66,7 +72,7 @@ class Browser:
         """Return an element's text, shown or not."""
         return str(self.run("return document.querySelector(arguments[0]).textContent", selector))
 
-    def wait(self, condition: Callable[[], object], seconds: float = 30.0, *, about: str = "") -> Any:
+    def wait(self, condition: Callable[[], object], seconds: float = 90.0, *, about: str = "") -> Any:
         """Wait until something is true and return it."""
         return WebDriverWait(self.driver, seconds, poll_frequency=0.05).until(lambda _: condition(), about)
 

@@ -1,5 +1,6 @@
 """The daemon as a user starts it: a program of its own, in a folder of its own."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -10,6 +11,9 @@ from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
+from prometheus_client.parser import text_string_to_metric_families
+
 from streamrecon.compare.session import free_ports, write_session_config
 from streamrecon.io import read_star
 
@@ -18,7 +22,7 @@ _LONGEST_TURN_SECONDS = 5.0
 ENVIRONMENT = os.environ | {"COLUMNS": "200", "PYTHONUNBUFFERED": "1"}
 
 
-def streamrecon(*arguments, timeout=120):
+def streamrecon(*arguments, timeout=240):
     """Run a verb to its end."""
     return subprocess.run(
         [sys.executable, "-m", "streamrecon", *map(str, arguments)],
@@ -96,7 +100,31 @@ class Session:
             return None
 
 
-def wait_for(condition, daemon, seconds=90):
+def samples(page):
+    """Return the samples of a metrics page by (name, labels ...); of none, none."""
+    return {
+        (sample.name, *sorted(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(page or "")
+        for sample in family.samples
+    }
+
+
+def figure(session, name, *labels):
+    """Return one sample of the supervisor's page, None while it is not there: then ask again."""
+    return samples(session.metrics()).get((name, *labels))
+
+
+def child(parent, word):
+    """Return the child process that has a word on its command line, None if there is none just now."""
+    with contextlib.suppress(psutil.NoSuchProcess):  # a zombie is one of those
+        for process in psutil.Process(parent.pid).children():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if word in process.cmdline():
+                    return process
+    return None
+
+
+def wait_for(condition, daemon, seconds=120):
     """Wait for something while a process is alive; return what it was."""
     patience = Patience(seconds)
     while not (found := condition()):

@@ -17,7 +17,7 @@ from streamrecon.compare.session import free_ports
 
 DOCS = Path(__file__).parents[2] / "docs"
 _BLOCK = re.compile(r"^(?P<i> *)<!-- (?P<what>run|file: \S+) -->\n(?P=i)```\w+\n(?P<text>.*?)^(?P=i)```$", re.M | re.S)
-_DEFAULTS = {"monitor": 8750, "feed": 8760, "events": 8761, "volumes": 8762, "snapshots": 8763}
+_DEFAULTS = {"monitor": 8750, "feed": 8760, "events": 8761, "volumes": 8762, "snapshots": 8763, "control": 8764}
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Reader:
         for process in self._beside:
             process.terminate()
         for process in self._beside:
-            process.wait(timeout=60)
+            process.wait(timeout=120)
 
     def write(self, name, text):
         text = with_ports(text, self.ports)
@@ -90,6 +90,7 @@ class Reader:
             p = self.ports
             text += f'\n[feed]\nendpoint = "{p.feed}"\n\n[monitor]\nbind = "{p.monitor}"\n\n[publish]\n'
             text += f'events = "{p.events}"\nvolumes = "{p.volumes}"\nsnapshots = "{p.snapshots}"\n'
+            text += f'\n[control]\nendpoint = "{p.control}"\n'
         (self.folder / name).write_text(text, encoding="utf-8")
 
     def type(self, command, expected):
@@ -104,7 +105,7 @@ class Reader:
             ["bash", "-c", command],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            timeout=150,
+            timeout=400,
             check=False,
             **options,
         )

@@ -7,8 +7,8 @@ import pytest
 
 from streamrecon.state.checkpoint import CheckpointStore
 from streamrecon.transport.keys import client_folder, make_server
-from tests.e2e.daemon import Session, assert_each_once, streamrecon, wait_for
-from tests.e2e.test_daemon import SMALL, figure, joined_manifest, samples, seen
+from tests.e2e.daemon import Session, assert_each_once, ended, figure, streamrecon, wait_for
+from tests.e2e.test_daemon import SMALL, joined_manifest, seen
 
 pytestmark = pytest.mark.slow
 QUEUED = ("streamrecon_ingest_particles", ("state", "queued"))
@@ -41,8 +41,8 @@ def test_a_session_under_command(tmp_path):
         wait_for(lambda: figure(session, "streamrecon_control_paused") == 0, daemon)
         assert ctl(session, "pause")["outcome"] == "done"
         shutil.copytree(first, session.incoming, dirs_exist_ok=True)
-        wait_for(lambda: samples(session.metrics()).get(QUEUED) == 300, daemon)
-        assert figure(session, "streamrecon_control_paused") == 1
+        wait_for(lambda: figure(session, *QUEUED) == 300, daemon)
+        wait_for(lambda: figure(session, "streamrecon_control_paused") == 1, daemon)
         status = ctl(session, "status")["fields"]
         assert (status["state"], status["particles_seen"]) == ("paused", 0)
         assert ctl(session, "snapshot", code=2)["outcome"] == "refused"
@@ -59,7 +59,7 @@ def test_a_session_under_command(tmp_path):
 
         assert ctl(session, "drain")["outcome"] == "accepted"
         shutil.copytree(second, session.incoming / "late")
-        assert daemon.wait(timeout=90) == 0, session.logged()[-3000:]
+        assert ended(daemon) == 0, session.logged()[-3000:]
     assert_each_once(session, joined_manifest(session))
     assert "drain by somebody on this host" in session.logged()
 
@@ -74,9 +74,9 @@ def test_stop_ends_it_and_the_next_start_goes_on(tmp_path):
         for name in ("worker", "local"):
             ctl(session, "stop", "--curve", client_folder(tmp_path / "keys", name), code=4)
         refused = ("streamrecon_control_peers_refused_total", ("reason", "unknown_key"))
-        wait_for(lambda: samples(session.metrics())[refused] >= 2, daemon)
+        wait_for(lambda: (figure(session, *refused) or 0) >= 2, daemon)
         assert ctl(session, "stop")["outcome"] == "accepted"
-        assert daemon.wait(timeout=90) == 0, session.logged()[-3000:]
+        assert ended(daemon) == 0, session.logged()[-3000:]
     stopped_at = len(session.poses())
     assert stopped_at >= 100
     session.finish()

@@ -20,10 +20,11 @@ from streamrecon.transport.publisher import Publisher
 from tests.e2e.docs_pages import DOCS, Reader, blocks, with_ports
 from tests.integration.publishing import FREE_PORT, make_result, make_snapshot, make_status
 
-DEADLINE = 60.0
+DEADLINE = 120.0
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_the_tutorial_typed_line_by_line_ends_with_a_map(tmp_path):
     with Reader(tmp_path) as reader:
         reader.follow("tutorial.md")
@@ -33,6 +34,7 @@ def test_the_tutorial_typed_line_by_line_ends_with_a_map(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_the_acceptance_test_of_a_facility_passes(tmp_path):
     with Reader(tmp_path) as reader:
         reader.follow("howto/acceptance.md")
@@ -75,7 +77,7 @@ def publisher():
 class _Places:
     """The publisher's endpoints under the names of `SessionPorts`."""
 
-    feed = monitor = ""
+    feed = monitor = control = ""
 
     def __init__(self, publisher):
         self.events, self.volumes, self.snapshots = publisher.events, publisher.volumes, publisher.snapshots
@@ -211,7 +213,7 @@ def site(tmp_path_factory):
         env=os.environ | {"PYTHONPATH": str(DOCS.parent), "NO_MKDOCS_2_WARNING": "1"},
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=280,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr

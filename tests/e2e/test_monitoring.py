@@ -5,10 +5,9 @@ import shutil
 import signal
 import subprocess
 
-import psutil
 import pytest
 
-from tests.e2e.daemon import Session, started, wait_for
+from tests.e2e.daemon import Session, child, ended, started, wait_for
 from tests.e2e.prometheus import needs_prometheus, running, write_configuration
 from tests.unit.deploy.test_grafana import NAMES, expressions, panels
 from tests.unit.deploy.test_prometheus import rules
@@ -44,10 +43,6 @@ def has_data(prometheus, expression):
     return any(not math.isnan(value) for value in values) or (values and expression.startswith(NOT_A_NUMBER))
 
 
-def worker_of(daemon):
-    return next(p for p in psutil.Process(daemon.pid).children() if "worker" in p.cmdline())
-
-
 def test_a_session_on_every_panel_and_in_the_chat(tmp_path):
     session = Session(tmp_path, more=MORE)
     queries = [e.replace("$instance", INSTANCE) for name in NAMES for p in panels(name) for e in expressions(p)]
@@ -76,21 +71,21 @@ def test_a_session_on_every_panel_and_in_the_chat(tmp_path):
                 assert left == set()
             assert prometheus.firing() == set()
 
-            page = session.metrics()
+            page = wait_for(session.metrics, daemon)
             if shutil.which("promtool"):
                 checked = subprocess.run(
-                    ["promtool", "check", "metrics"], input=page, capture_output=True, text=True, timeout=30
+                    ["promtool", "check", "metrics"], input=page, capture_output=True, text=True, timeout=120
                 )
                 assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
 
-            worker_of(daemon).kill()
+            wait_for(lambda: child(daemon, "worker"), daemon).kill()
             chat.wait_for(lambda texts: any("worker ended unexpectedly with exit code -9" in t for t in texts))
             sent = 'streamrecon_supervisor_notices_total{channel="webhook",outcome="sent"}'
             wait_for(lambda: f"{sent} 1.0" in (session.metrics() or ""), daemon)
             # page and notices follow the new worker, so that its end is heard
             wait_for(lambda: "streamrecon_worker_subscribers 2.0" in (session.metrics() or ""), daemon)
             daemon.send_signal(signal.SIGINT)
-            assert daemon.wait(timeout=90) == 0
+            assert ended(daemon) == 0
         texts = chat.texts()
     assert any("the reconstruction ended (stopped)" in text for text in texts), texts
     assert all(text.startswith("session: ") for text in texts)

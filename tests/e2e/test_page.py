@@ -20,6 +20,7 @@ pytestmark = [
     pytest.mark.skipif(not has_browser(), reason="needs chromium and chromedriver (Debian: chromium chromium-driver)"),
 ]
 SHOWN = "return document.getElementById('viewer').dataset.shown || ''"
+PAINTED_CHARTS = {"fsc", "resolution", "ess", "evidence", "noise", "defocus"}
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +54,11 @@ def shoot(chromium, shots, name, *, whole=False):
 
 def kind(chromium):
     return chromium.run("return document.getElementById('state').dataset.kind")
+
+
+def shows(chromium, selector, text):
+    """Wait until an element's text holds another: what came together may be shown one after the other."""
+    chromium.wait(lambda: text in chromium.text(selector), about=f"{selector} never said {text!r}")
 
 
 def scene(chromium):
@@ -105,31 +111,34 @@ def test_every_panel_shows_data_and_nothing_moves_or_comes_from_elsewhere(chromi
     missing = "return [...document.querySelectorAll('.panel:not(.has-data):not(.map)')].map(p => p.textContent)"
     assert chromium.wait(lambda: chromium.run(missing) == [], about="a panel stays empty")
 
-    painted = dict(chromium.wait(lambda: chromium.run(PAINTED)))
-    assert set(painted) == {"fsc", "resolution", "ess", "evidence", "noise", "defocus"}
-    assert min(painted.values()) > 3, painted
+    # the number of colours of each
+    painted = lambda: dict(chromium.run(PAINTED))  # noqa: E731
+    chromium.wait(lambda: (p := painted()).keys() == PAINTED_CHARTS and min(p.values()) > 3, about="an empty chart")
     for picture, width in (("slices", 200), ("projections", 200), ("angular", 720)):
         chromium.wait(lambda p=picture: chromium.run(f"return document.getElementById('{p}').complete"))
-        assert chromium.run(f"return document.getElementById('{picture}').naturalWidth") == width
-    assert surface_share(chromium) > 0.02
+        chromium.wait(
+            lambda p=picture, w=width: chromium.run(f"return document.getElementById('{p}').naturalWidth") == w
+        )
+    chromium.wait(lambda: surface_share(chromium) > 0.02, about="no surface")
 
-    numbers = {name: chromium.text(f"#n-{name}") for name in ("in", "folded", "lag", "rate", "resolution")}
+    numbers = lambda: {name: chromium.text(f"#n-{name}") for name in ("in", "folded", "lag", "rate", "resolution")}  # noqa: E731
     status = status_at(6200)
-    assert numbers == {
+    expected = {
         "in": "6,400",
         "folded": "6,200",
         "lag": "2.4 s",
         "rate": f"{status.images_per_second:.0f}",
         "resolution": f"{status.resolution_angstrom:.1f} Å",
     }
-    assert kind(chromium) == "refining"
-    assert "8.0 Å at" in chromium.text("#resolution-about")
-    assert "efficiency 0.71" in chromium.text("#angular-about")
-    assert "opticsGroup2" in chromium.text("#optics")
-    assert "the header says 50 sections" in chromium.text("#quarantine")
-    assert "no STAR or .cs file names it" in chromium.text("#quarantine")
-    assert "the reconstruction is refining" in chromium.text("#log")
-    assert chromium.run("return document.querySelectorAll('#downloads a').length") == 6
+    chromium.wait(lambda: numbers() == expected, about=f"never {expected}")
+    chromium.wait(lambda: kind(chromium) == "refining")
+    shows(chromium, "#resolution-about", "8.0 Å at")
+    shows(chromium, "#angular-about", "efficiency 0.71")
+    shows(chromium, "#optics", "opticsGroup2")
+    shows(chromium, "#quarantine", "the header says 50 sections")
+    shows(chromium, "#quarantine", "no STAR or .cs file names it")
+    shows(chromium, "#log", "the reconstruction is refining")
+    chromium.wait(lambda: chromium.run("return document.querySelectorAll('#downloads a').length") == 6)
     assert chromium.run("return document.getElementById('class-label').hidden"), "there is one class"
     # a reason with markup in it is text
     assert "<b>here</b>" in chromium.text("#quarantine")
@@ -157,10 +166,10 @@ def test_map_halves_level_and_theme_are_chosen(chromium, session, shots):
 
     chromium.driver.find_element(By.CSS_SELECTOR, "input[value=half_b]").click()
     chromium.wait(lambda: chromium.run(SHOWN).startswith("half_b/"))
-    assert "half b" in chromium.run("return document.getElementById('slices').alt")
-    assert "/map/half_b/" in chromium.run("return document.getElementById('slices').src")
+    chromium.wait(lambda: "half b" in chromium.run("return document.getElementById('slices').alt"))
+    chromium.wait(lambda: "/map/half_b/" in chromium.run("return document.getElementById('slices').src"))
 
-    assert scene(chromium)[3:9, 3:9].min() > 200
+    chromium.wait(lambda: scene(chromium)[3:9, 3:9].min() > 200, about="the 3D view is not light")
     chromium.driver.find_element(By.ID, "theme").click()
     chromium.wait(lambda: scene(chromium)[3:9, 3:9].max() < 60, about="the 3D view stays light")
     assert chromium.run("return getComputedStyle(document.body).color") == "rgb(228, 234, 240)"
@@ -219,7 +228,7 @@ def test_it_says_so_when_the_daemon_is_gone_and_goes_on_when_it_is_back(chromium
     session.start_worker()
     session.publish(6300)
     chromium.wait(lambda: chromium.text("#n-folded") == "6,300")
-    assert kind(chromium) == "refining"
+    chromium.wait(lambda: kind(chromium) == "refining")
     # the page is a new one without a map: the old map's pictures are not asked of it
     assert [c for c in chromium.complaints() if "404" in c] == []
 
@@ -236,7 +245,7 @@ def test_a_worker_that_stops_and_comes_back_and_one_that_finishes(chromium, sess
     session.start_worker()
     session.publish(1400)
     chromium.wait(lambda: chromium.text("#n-folded") == "1,400")
-    assert kind(chromium) == "searching"
+    chromium.wait(lambda: kind(chromium) == "searching")
     full_session(session)
     chromium.wait(lambda: chromium.text("#n-folded") == "6,200")
     session.tell_ledger(6200, 6200)

@@ -8,19 +8,13 @@ import psutil
 import pytest
 
 from tests.e2e.browser import browser, foreign, has_browser
-from tests.e2e.daemon import Session, started, wait_for
+from tests.e2e.daemon import Session, child, ended, started, wait_for
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not has_browser(), reason="needs chromium and chromedriver (Debian: chromium chromium-driver)"),
 ]
 SMALL = ("--box", 32, "--pixel-size", 6.4, "--snr", 0.2, "--micrographs-of", 25)
-
-
-def child(daemon, verb):
-    """Return the process of a verb, None if there is none."""
-    found = [p for p in psutil.Process(daemon.pid).children() if p.status() != psutil.STATUS_ZOMBIE]
-    return next((p for p in found if verb in p.cmdline()), None)
 
 
 def downloaded(url):
@@ -68,31 +62,27 @@ def test_the_page_of_a_session_from_beginning_to_end(tmp_path):
         if autogroup.exists():  # niceness counts among a session's processes alone, and the page has one of its own
             wait_for(lambda: autogroup.read_text().endswith("nice 10\n"), daemon)
         first_page.kill()
-        assert "streamrecon_ingest_lag_seconds" in session.metrics(), "metrics went with the page"
+        # metrics do not go with the page
+        wait_for(lambda: "streamrecon_ingest_lag_seconds" in (session.metrics() or ""), daemon)
         wait_for(lambda: (found := child(daemon, "page")) and found.pid != first_page.pid, daemon)
         wait_for(lambda: (found := child(daemon, "worker")) and found.pid != first_worker.pid, daemon)
         wait_for(lambda: number("folded") == 700, daemon)
         wait_for(lambda: chromium.run("return document.getElementById('viewer').dataset.shown"), daemon)
         wait_for(lambda: chromium.run("return document.getElementById('slices').naturalWidth") == 3 * 32 + 8, daemon)
-        assert "Å" in chromium.text("#n-resolution")
+        wait_for(lambda: "Å" in chromium.text("#n-resolution"), daemon)
         # the page is new: it has the last event from before it came, and whatever came since
-        log = chromium.text("#log")
-        assert "particles are taken as" in log or "the reconstruction is" in log
+        events = ("particles are taken as", "the reconstruction is")
+        wait_for(lambda: any(event in chromium.text("#log") for event in events), daemon)
         wait_for(lambda: number("quarantine") == 1, daemon)
-        assert "lonely.star" in chromium.text("#quarantine")
+        wait_for(lambda: "lonely.star" in chromium.text("#quarantine"), daemon)
         volume = session.output / "snapshots" / "volume.mrc"
         wait_for(lambda: downloaded(f"{url}download/volume.mrc") == volume.read_bytes(), daemon)
 
         daemon.send_signal(signal.SIGTERM)
-        assert daemon.wait(timeout=60) == 0
-        assert child_of_nobody(first_page.pid)
+        assert ended(daemon) == 0
+        assert not psutil.pid_exists(first_page.pid)
         chromium.wait(lambda: "The daemon has ended" in chromium.text("#state-text"))
-        assert chromium.text("#state-title") == "Stopped"
+        chromium.wait(lambda: chromium.text("#state-title") == "Stopped")
         assert foreign(chromium.asked(), url.rstrip("/")) == []
         complaints = [c for c in chromium.complaints() if "503" not in c and "/events" not in c]
         assert complaints == [], "more than the lost connections"
-
-
-def child_of_nobody(pid):
-    """Return whether a process is gone for good."""
-    return not psutil.pid_exists(pid)

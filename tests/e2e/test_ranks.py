@@ -5,8 +5,8 @@ import signal
 import psutil
 import pytest
 
-from tests.e2e.daemon import Session, assert_each_once, wait_for
-from tests.e2e.test_daemon import child, figure, joined_manifest, seen
+from tests.e2e.daemon import Session, assert_each_once, child, ended, figure, wait_for
+from tests.e2e.test_daemon import joined_manifest, seen
 
 pytestmark = pytest.mark.slow
 ON_TWO = """
@@ -30,11 +30,6 @@ samples = 16
 FOLLOWER = "streamrecon.worker.ranks.follower"
 
 
-def rank_1(worker):
-    """Return the process of rank 1, once it is there."""
-    return next((p for p in worker.children() if FOLLOWER in p.cmdline()), None)
-
-
 def other_worker(daemon, first):
     """Return the worker's process once it is another."""
 
@@ -53,18 +48,18 @@ def test_a_rank_that_is_killed_costs_nothing(tmp_path):
     session.simulate("--box", 32, "--pixel-size", 6.4, "--snr", 4.0, "--micrographs-of", 25, "--particles", 800)
     with session.run() as daemon:
         wait_for(seen(session, 100), daemon)
-        worker = child(daemon, "worker")
-        killed = wait_for(lambda: rank_1(worker), daemon)
+        worker = wait_for(lambda: child(daemon, "worker"), daemon)
+        killed = wait_for(lambda: child(worker, FOLLOWER), daemon)
         killed.kill()
         again = other_worker(daemon, worker)
         wait_for(seen(session, 800), daemon)
         wait_for(lambda: (figure(session, "streamrecon_worker_image_revisits_total") or 0) >= 150, daemon)
-        assert figure(session, "streamrecon_worker_particles_seen") == 800
-        assert figure(session, "streamrecon_worker_store_lost_particles") == 0
-        last = wait_for(lambda: rank_1(again), daemon)
+        wait_for(lambda: figure(session, "streamrecon_worker_particles_seen") == 800, daemon)
+        wait_for(lambda: figure(session, "streamrecon_worker_store_lost_particles") == 0, daemon)
+        last = wait_for(lambda: child(again, FOLLOWER), daemon)
         daemon.send_signal(signal.SIGTERM)
-        assert daemon.wait(timeout=60) == 0
-    _, alive = psutil.wait_procs([last], timeout=10)
+        assert ended(daemon) == 0
+    _, alive = psutil.wait_procs([last], timeout=60)
     assert not alive
     assert_each_once(session, joined_manifest(session))
     assert len(session.poses()) == 800

@@ -29,13 +29,13 @@ def test_a_signal_leaves_whole_files_only(tmp_path: Path, number: signal.Signals
     command += " --micrographs-of 5 --rate 20 --particles 9999"
     process = subprocess.Popen([sys.executable, "-c", PROGRAM, *command.split()], stderr=subprocess.PIPE, text=True)
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while len(list(out.rglob("*.mrcs"))) < 3:
             assert time.monotonic() < deadline
             assert process.poll() is None
             time.sleep(0.02)
         process.send_signal(number)
-        _, errors = process.communicate(timeout=30)
+        _, errors = process.communicate(timeout=120)
     finally:
         process.kill()
         process.wait()

@@ -32,14 +32,14 @@ def fill(tmp_path, stacks=2, n=5, batch_size=5):
 class Server:
     """A feed server in a thread of its own, over the ledger in a folder."""
 
-    def __init__(self, tmp_path, endpoint=FREE_PORT, lease_seconds=5.0, curve=None):
+    def __init__(self, tmp_path, endpoint=FREE_PORT, lease_seconds=60.0, curve=None, clock=time.monotonic):
         self.metrics = CountingMetrics()
         self._stop = threading.Event()
         started = threading.Event()
 
         def run():
             with Ledger(tmp_path / LEDGER_NAME) as ledger:
-                feed = FeedServer(ledger, tmp_path, endpoint, lease_seconds, self.metrics, curve=curve)
+                feed = FeedServer(ledger, tmp_path, endpoint, lease_seconds, self.metrics, clock, curve)
                 self.endpoint, self.feed = feed.endpoint, feed
                 started.set()
                 while not self._stop.is_set():
@@ -48,14 +48,14 @@ class Server:
 
         self._thread = threading.Thread(target=run)
         self._thread.start()
-        assert started.wait(5)
+        assert started.wait(60)
 
     def stop(self):
         self._stop.set()
         self._thread.join()
 
 
-def take(client, n, seconds=5.0):
+def take(client, n, seconds=60.0):
     """Return n batches from a client."""
     taken = []
     end = time.monotonic() + seconds
@@ -72,7 +72,7 @@ def states(tmp_path):
         return ledger.counts().batches
 
 
-def until(condition, seconds=5.0):
+def until(condition, seconds=60.0):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end

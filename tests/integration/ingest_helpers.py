@@ -109,7 +109,7 @@ class Bench:
         self.collector.take_scan(scan_tree(self.wanted), now)
         self.collector.step(now)
 
-    def until(self, condition, seconds=8.0):
+    def until(self, condition, seconds=60.0):
         end = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < end, (self.ledger.counts(), self.ledger.quarantined(), self.ledger.stacks())

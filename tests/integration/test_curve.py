@@ -55,10 +55,12 @@ def publisher(keys, refused):
 
 
 def subscriber_of(publisher, **options):
-    return VolumeSubscriber(publisher.events, publisher.volumes, publisher.snapshots, timeout_seconds=3, **options)
+    return VolumeSubscriber(
+        publisher.events, publisher.volumes, publisher.snapshots, **{"timeout_seconds": 60, **options}
+    )
 
 
-def wait_for(condition, seconds=10):
+def wait_for(condition, seconds=90):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it never came"
@@ -99,7 +101,7 @@ class TestPublisher:
     def test_a_wrong_server_key_is_a_failed_handshake(self, publisher, keys, refused):
         mine = local(keys)
         wrong = ClientKeys(mine.public, mine.secret, zmq.curve_keypair()[0])
-        with subscriber_of(publisher, curve=wrong) as messages, pytest.raises(TransportError):
+        with subscriber_of(publisher, curve=wrong, timeout_seconds=3) as messages, pytest.raises(TransportError):
             next(messages)
         wait_for(lambda: "handshake" in refused)
 
@@ -154,7 +156,7 @@ class TestFeed:
     def test_the_worker_gets_batches(self, server, keys):
         curve = ClientKeys.load(client_folder(keys, "worker"))
         with FeedClient(server.endpoint, "w", curve=curve) as feed:
-            batch_id, batch = feed.poll(5)
+            batch_id, batch = feed.poll(60)
             assert (batch_id, len(batch.table)) == (1, 5)
         assert server.metrics.refused == []
 
@@ -164,7 +166,7 @@ class TestFeed:
     def test_others_get_none(self, server, keys, who, reason):
         curve = {"stranger": stranger, "local": local, None: lambda _: None}[who](keys)
         with FeedClient(server.endpoint, "w", curve=curve) as feed, pytest.raises(AuthenticationError):
-            feed.poll(5)
+            feed.poll(60)
         # a client in plaintext may see it first, and hang up
         wait_for(lambda: {reason, "disconnected"} & set(server.metrics.refused))
 
@@ -182,7 +184,7 @@ def test_the_daemon_end_to_end(tmp_path):
         [*command, "simulate", str(tmp_path / "incoming"), "--truth", str(tmp_path / "truth"), *simulate],
         check=True,
         capture_output=True,
-        timeout=120,
+        timeout=240,
     )
     with (tmp_path / "log").open("wb") as log:
         daemon = subprocess.Popen([*command, "run", "-c", str(config)], stdout=log, stderr=log)
@@ -195,28 +197,35 @@ def test_the_daemon_end_to_end(tmp_path):
                 seen = getattr(message.header, "particles_seen", 0) or seen
                 if seen == 300:
                     break
-        with VolumeSubscriber(ports.events, timeout_seconds=10) as messages, pytest.raises(AuthenticationError):
+        with VolumeSubscriber(ports.events, timeout_seconds=90) as messages, pytest.raises(AuthenticationError):
             next(messages)
         ended = subprocess.run(
-            [*command, "subscribe", "-c", str(config), "--count", "1"], capture_output=True, text=True, timeout=60
+            [*command, "subscribe", "-c", str(config), "--count", "1"], capture_output=True, text=True, timeout=240
         )
         assert ended.returncode == 0, ended.stdout + ended.stderr
 
         def refused():
-            with urllib.request.urlopen(f"http://{ports.monitor}/metrics", timeout=5) as response:
-                families = text_string_to_metric_families(response.read().decode())
-                return {
-                    (s.name.split("_")[1], s.labels["reason"]): s.value
-                    for f in families
-                    for s in f.samples
-                    if s.name.endswith("peers_refused_total")
-                }
+            """Return how often each process refused whom; nothing of one that has no time to say so just now."""
+            try:
+                with urllib.request.urlopen(f"http://{ports.monitor}/metrics", timeout=5) as response:
+                    families = list(text_string_to_metric_families(response.read().decode()))
+            except OSError:
+                return {}
+            return {
+                (s.name.split("_")[1], s.labels["reason"]): s.value
+                for f in families
+                for s in f.samples
+                if s.name.endswith("peers_refused_total")
+            }
 
-        wait_for(lambda: refused()["worker", "plaintext"] + refused()["worker", "disconnected"] >= 1)
-        assert refused()["ingest", "plaintext"] == refused()["worker", "unknown_key"] == 0
+        in_plaintext = [("worker", "plaintext"), ("worker", "disconnected")]
+        wait_for(lambda: (found := refused()) and sum(found.get(key, 0) for key in in_plaintext) >= 1)
+        others = {("ingest", "plaintext"), ("worker", "unknown_key")}
+        wait_for(lambda: others <= refused().keys())
+        assert all(refused().get(key, 0) == 0 for key in others)
     finally:
         daemon.send_signal(signal.SIGTERM)
-        code = daemon.wait(60)
+        code = daemon.wait(120)
     assert code == 0, (tmp_path / "log").read_text()
 
 
@@ -232,7 +241,7 @@ def test_the_daemon_refuses_keys_that_others_can_read(tmp_path):
             [sys.executable, "-m", "streamrecon", verb, "-c", str(config)],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=240,
             env=os.environ | {"COLUMNS": "300"},
         )
         assert ended.returncode == 2, ended.stdout + ended.stderr

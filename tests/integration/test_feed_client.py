@@ -37,7 +37,7 @@ class Script:
     def hear(self, kind):
         """Return the next message of a kind; others are passed over."""
         while True:
-            assert self._socket.poll(5000), f"no {kind.__name__} came"
+            assert self._socket.poll(60_000), f"no {kind.__name__} came"
             self._route, *frames = self._socket.recv_multipart()
             message = decode_worker_message(frames)
             if isinstance(message, kind):
@@ -78,7 +78,7 @@ def test_batch_that_comes_twice_is_handed_out_once(script):
         script.say(Drained())
         taken = []
         while not client.drained:
-            item = client.poll(5)
+            item = client.poll(60)
             if item is not None:
                 taken.append(item[0])
         assert taken == [1, 2]
@@ -102,7 +102,7 @@ def test_hello_says_what_is_held_and_what_is_durable(script):
         script.say(WELCOME)
         for batch_id in (3, 4, 6):
             script.say_batch(batch_id)
-        assert [client.poll(5)[0], client.poll(5)[0]] == [3, 4]
+        assert [client.poll(60)[0], client.poll(60)[0]] == [3, 4]
         client.ack([3])
         assert script.hear(Ack) == Ack([3])
         script.say(ErrorReply("unknown_worker", "say Hello again"))

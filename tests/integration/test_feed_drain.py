@@ -37,21 +37,22 @@ def test_service_from_folder_to_drained(tmp_path, mode):
 
     thread = threading.Thread(target=run)
     thread.start()
-    assert started.wait(5)
+    assert started.wait(60)
     seen = []
     with FeedClient(result["endpoint"], "w") as client:
         late = False
-        end = time.monotonic() + 20
+        end = time.monotonic() + 120
         while not client.drained:
             assert time.monotonic() < end
             item = client.poll(0.05)
             if item is not None:
                 seen += item[1].identities
+                if len(seen) == 5 and not late:
+                    # before all is acknowledged: the stream might be over else
+                    late = True
+                    put_stack_and_star(root, "deep/er/b.mrcs", seed=2)
                 client.ack([item[0]])
-            if len(seen) == 5 and not late:
-                late = True
-                put_stack_and_star(root, "deep/er/b.mrcs", seed=2)
-    thread.join(10)
+    thread.join(60)
     assert not thread.is_alive()
     expected = [f"{i:06d}@{s}" for s in ("a.mrcs", "deep/er/b.mrcs") for i in range(1, 6)]
     assert sorted(seen) == sorted(expected)
@@ -90,7 +91,7 @@ class TestDrain:
             thread = threading.Thread(target=run)
             thread.start()
             threads.append((thread, stop))
-            assert ready.wait(5)
+            assert ready.wait(60)
             return service["it"], thread
 
         yield start
@@ -115,11 +116,11 @@ class TestDrain:
             for batch_id, content in (batch, *take(client, 1)):
                 seen += content.identities
                 client.ack([batch_id])
-            end = time.monotonic() + 10
+            end = time.monotonic() + 60
             while not client.drained:
                 assert client.poll(0.05) is None
                 assert time.monotonic() < end
-        thread.join(10)
+        thread.join(60)
         assert not thread.is_alive()
         assert sorted(seen) == [f"{i:06d}@a.mrcs" for i in range(1, 6)]
         assert self.particles(tmp_path) == {"ready": 0, "queued": 0, "folded": 5, "quarantined": 0}

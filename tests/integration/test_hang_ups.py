@@ -93,7 +93,7 @@ def test_a_subscriber_is_told(door, curve):
     shut = door(None)
     keys = some_keys() if curve else None
     with (
-        VolumeSubscriber(shut.endpoint, timeout_seconds=30, curve=keys) as messages,
+        VolumeSubscriber(shut.endpoint, timeout_seconds=60, curve=keys) as messages,
         pytest.raises(AuthenticationError, match="only one of the two ends uses CURVE"),
     ):
         next(messages)
@@ -101,7 +101,7 @@ def test_a_subscriber_is_told(door, curve):
 
 def test_a_worker_is_told(door):
     with FeedClient(door(None).endpoint, "w") as feed, pytest.raises(AuthenticationError, match="hung up"):
-        feed.poll(30)
+        feed.poll(60)
 
 
 @pytest.fixture
@@ -125,7 +125,7 @@ def test_a_daemon_that_is_just_restarting_is_waited_for(door, publisher):
     """Twice one hang-up less than a refusal takes, with a success between them."""
     most = HANG_UPS_IN_A_ROW - 1
     entrance = door(most, publisher.events)
-    with VolumeSubscriber(entrance.endpoint, timeout_seconds=30) as messages:
+    with VolumeSubscriber(entrance.endpoint, timeout_seconds=60) as messages:
         next(messages)
         assert entrance.turned_away == most
         entrance.drop_visitors(most)

@@ -8,6 +8,7 @@ import time
 from streamrecon.ingest.ledger import LEDGER_NAME, Ledger
 from streamrecon.monitor.ports import unused_ports
 from streamrecon.transport.feed_client import FeedClient
+from tests.integration.feed_helpers import states, until
 from tests.integration.ingest_helpers import put_stack_and_star
 
 SCRIPT = """
@@ -52,7 +53,7 @@ def test_ingest_killed_again_and_again(tmp_path):
     client = FeedClient(endpoint, "w", credits=3)
     folded: list[int] = []
     try:
-        end = time.monotonic() + 90
+        end = time.monotonic() + 200
         while len(seen) < STACKS * IMAGES:
             assert time.monotonic() < end, f"{len(seen)} particles, {kills} kills"
             if written < STACKS:
@@ -74,7 +75,7 @@ def test_ingest_killed_again_and_again(tmp_path):
                         kills += 1
                         process = start(root, out, endpoint)
         client.ack(folded)
-        time.sleep(0.5)
+        until(lambda: states(out) == {"folded": len(content)})
         client.close()
         kill(process)
     finally:

@@ -23,7 +23,7 @@ class Metrics(CountingMetrics):
         self.writable = writable
 
 
-def until(condition, seconds=20.0):
+def until(condition, seconds=90.0):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end
@@ -71,7 +71,7 @@ def test_ingest_waits_for_room_and_goes_on(tmp_path, monkeypatch):
             assert "free space" in ingest.waiting_for
             assert LEDGER_NAME in ingest.waiting_for
             full.clear()
-            until(lambda: len(take()) == 41, seconds=60)
+            until(lambda: len(take()) == 41, seconds=120)
             assert metrics.writable is True
             assert ingest.waiting_for == ""
             assert sorted(taken) == list(range(1, 42))

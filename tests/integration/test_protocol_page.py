@@ -36,7 +36,7 @@ def test_it_joins_late_follows_and_ends_with_the_session():
                 publisher.close("done")
                 # not communicate: readline may have read ahead
                 out, complaints = process.stdout.read(), process.stderr.read()
-                process.wait(timeout=20)
+                process.wait(timeout=120)
             finally:
                 process.kill()
     assert (process.returncode, out, complaints) == (0, "", "")

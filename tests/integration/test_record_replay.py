@@ -19,7 +19,7 @@ from streamrecon.transport.recording import Record, RecordingWriter, read_record
 from streamrecon.transport.replayer import Endpoints, StreamReplayer
 from tests.integration.publishing import FREE_PORT, PUBLISHED, make_result, make_snapshot, make_status
 
-DEADLINE = 30.0
+DEADLINE = 120.0
 
 
 def ends(ports):

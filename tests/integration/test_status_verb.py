@@ -66,11 +66,11 @@ def ingesting(config):
     with capture_logs():  # else its lines would stand among what the verbs print
         thread.start()
         try:
-            assert started.wait(5)
+            assert started.wait(60)
             yield metrics
         finally:
             stop.set()
-            thread.join(10)
+            thread.join(60)
 
 
 def call(*arguments):
@@ -85,7 +85,7 @@ def status_of(config):
     return json.loads(outcome.stdout)
 
 
-def wait_for(condition, seconds=10):
+def wait_for(condition, seconds=90):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it never came"
@@ -105,13 +105,17 @@ def test_a_running_session_and_the_same_after_it_has_ended(config, tmp_path):
     lonely, star = put_stack_and_star(tmp_path / "in", "lonely.mrcs")
     star.unlink()
     with ingesting(config):
-        wait_for(lambda: len(status_of(config)["orphans"]) == 1 and status_of(config)["particles"]["queued"] == 5)
+        settled = {
+            "stacks": {"ready": 1, "quarantined": 1, "orphan": 1},
+            "manifests": {"ready": 2},
+            "batches": {"queued": 1},
+        }
+        wait_for(lambda: settled.items() <= status_of(config).items())
         found = status_of(config)
         assert found["running"] == {"ingest": True, "worker": False}
-        assert found["stacks"] == {"ready": 1, "quarantined": 1, "orphan": 1}
-        assert found["manifests"] == {"ready": 2}
-        assert found["batches"] == {"queued": 1}
-        assert 0 < found["lag_seconds"] < 60
+        assert found["particles"]["queued"] == 5
+        assert len(found["orphans"]) == 1
+        assert 0 < found["lag_seconds"] < 600
         assert found["orphans"][0]["name"] == "lonely.mrcs"
         assert str(lonely) in found["orphans"][0]["reason"]
         (entry,) = found["quarantine"]["entries"]
@@ -144,7 +148,7 @@ def test_the_map_and_the_checkpoint(config, tmp_path):
     assert found["running"] == {"ingest": False, "worker": True}
     assert found["reconstruction"].items() >= fields.items()
     assert found["checkpoint"]["number"] == 1
-    assert 0 <= found["checkpoint"]["age_seconds"] < 60
+    assert 0 <= found["checkpoint"]["age_seconds"] < 600
     shown = call("status", "-c", config).output
     assert "settled, 900 particles in the map" in shown
     assert "8.2 Å at FSC 0.143, independent halves" in shown

@@ -130,7 +130,7 @@ def test_dismissed_is_kept_and_opens_again_for_another_reason(ledger):
     assert ledger.dismiss([("a.star", ""), ("nobody", "")]) == 1
     assert ledger.dismiss([("a.star", "")]) == 0
     entry = next(e for e in ledger.quarantined() if e.path == "a.star")
-    assert abs(entry.dismissed_at - time.time()) < 5
+    assert abs(entry.dismissed_at - time.time()) < 600
     assert ledger.counts().quarantine == {"open": 1, "dismissed": 1}
     assert not ledger.quarantine("a.star", "manifest_mismatch", "one")
     assert ledger.open_kinds() == {"stack_corrupt": 1}
@@ -162,7 +162,7 @@ def test_a_request_reaches_a_ledger_that_another_process_has_open_and_busy(ledge
         thread.start()
         time.sleep(0.2)
         assert thread.is_alive(), "a writer waits for the other's transaction"
-    thread.join(5)
+    thread.join(60)
     (request,) = ledger.retry_requests()
     assert (request.path, request.identity) == ("a.star", "")
     ledger.finish_request(request)

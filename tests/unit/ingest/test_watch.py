@@ -87,7 +87,7 @@ def test_events_are_noticed(root):
         touch(root / "new.mrcs")
         touch(root / "new.txt")
         seen: set[Path] = set()
-        end = time.monotonic() + 5
+        end = time.monotonic() + 60
         while not seen and time.monotonic() < end:
             seen |= watcher.changed()
             time.sleep(0.02)
@@ -126,7 +126,7 @@ def test_root_that_goes_and_returns(root):
         assert watcher.root_present
         watcher.changed()
         touch(root / "b.mrcs")
-        end = time.monotonic() + 5
+        end = time.monotonic() + 60
         while root / "b.mrcs" not in watcher.changed():
             assert time.monotonic() < end
             time.sleep(0.02)
@@ -197,7 +197,7 @@ def test_root_that_was_replaced_between_two_scans(root):
         assert watcher.scan(1.0).root_present
         assert watcher.mode == "events"
         touch(root / "b.mrcs")
-        end = time.monotonic() + 5
+        end = time.monotonic() + 60
         while root / "b.mrcs" not in watcher.changed():
             assert time.monotonic() < end
             time.sleep(0.02)

@@ -31,7 +31,7 @@ http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_
 """
 
 
-def wait_for(condition, seconds=20):
+def wait_for(condition, seconds=90):
     deadline = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < deadline, "it never came"
@@ -40,7 +40,7 @@ def wait_for(condition, seconds=20):
 
 
 def get(port, path, **headers):
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     connection.request("GET", path, headers=headers)
     response = connection.getresponse()
     body = response.read()
@@ -69,7 +69,7 @@ def test_what_is_not_ours_is_passed_on_and_back(door):
 
 
 def test_a_stream_comes_piece_by_piece(door):
-    connection = http.client.HTTPConnection("127.0.0.1", door[1], timeout=5)
+    connection = http.client.HTTPConnection("127.0.0.1", door[1], timeout=60)
     connection.request("GET", "/events")
     response = connection.getresponse()
     assert response.headers["Content-Type"] == "text/event-stream"
@@ -100,7 +100,8 @@ def test_a_page_that_cannot_start_costs_nothing_but_the_page():
 
 
 def test_it_is_gone_when_we_leave():
+    before = threading.active_count()
     with Companion(lambda port: [sys.executable, "-c", "import time; time.sleep(600)"]) as page:
         pid = wait_for(lambda: page.pid)
     assert not psutil.pid_exists(pid)
-    assert threading.active_count() < 20
+    assert threading.active_count() <= before

@@ -10,7 +10,7 @@ from streamrecon.monitor.server import MonitorServer, fetch_metrics, registry_te
 
 
 def get(port, path):
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     connection.request("GET", path)
     response = connection.getresponse()
     body = response.read()
@@ -41,7 +41,7 @@ def test_nothing_can_be_changed_over_http(method):
     asked = []
     with MonitorServer("127.0.0.1:0", lambda: b"", lambda: (asked.append(1) or True, {})) as server:
         for path in ("/metrics", "/healthz", "/control/stop"):
-            connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=5)
+            connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
             connection.request(method, path, body=b'{"verb": "stop"}')
             assert connection.getresponse().status == 501
             connection.close()

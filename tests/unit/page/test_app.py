@@ -18,7 +18,7 @@ from tests.scripted_session import ledger_at, snapshot_at, status_at
 
 
 def ask(port, path, method="GET", **headers):
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=90)
     connection.request(method, path, headers={k.replace("_", "-"): v for k, v in headers.items()})
     response = connection.getresponse()
     body = response.read()
@@ -117,7 +117,7 @@ def test_a_download_is_of_one_file_though_it_is_replaced_meanwhile(page):
     port, output = page
     path = output / "particles.star"
     path.write_bytes(b"a" * 8_000_000)
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=90)
     connection.request("GET", "/download/particles.star")
     response = connection.getresponse()
     first = response.read(1000)
@@ -177,7 +177,7 @@ def test_without_the_extra_the_front_page_is_the_plain_one(page, monkeypatch):
 
 
 def test_the_stream_is_server_sent_events(page):
-    connection = http.client.HTTPConnection("127.0.0.1", page[0], timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", page[0], timeout=90)
     connection.request("GET", "/events")
     response = connection.getresponse()
     assert response.headers["Content-Type"].startswith("text/event-stream")

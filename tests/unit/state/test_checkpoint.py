@@ -200,7 +200,7 @@ def test_incompatible_configuration_is_named_key_by_key():
 
 def test_background_hands_back_the_token_only_when_durable(store, monkeypatch):
     go = threading.Event()
-    checkpointer = AsyncCheckpointer[list](store, before=lambda: go.wait(10) and None)
+    checkpointer = AsyncCheckpointer[list](store, before=lambda: go.wait(90) and None)
     checkpointer.submit(make_state(), {"i": 1}, [4, 5])
     assert checkpointer.busy
     assert checkpointer.poll() is None
