@@ -42,6 +42,9 @@ class Backend(Protocol):
     def reserve(self, bytes_per_image: int) -> None:
         """Take note of the memory one image of a piece takes: what pieces `run` makes may follow from it."""
 
+    def memory_bytes(self) -> tuple[int, int] | None:
+        """Return the device's memory in use, whoever uses it, and all it has; None where that is the host's."""
+
     # arrays
     def concatenate(self, arrays: Sequence[Array], axis: int = 0) -> Array:
         """Join arrays along an axis."""

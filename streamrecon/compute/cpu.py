@@ -98,6 +98,10 @@ class CpuBackend:
     def reserve(self, bytes_per_image: int) -> None:
         """Pieces stay as they are: small enough for the caches."""
 
+    def memory_bytes(self) -> None:
+        """There is no device with memory of its own."""
+        return
+
     def concatenate(self, arrays: Sequence[Array], axis: int = 0) -> Array:
         """Join arrays along an axis."""
         return np.concatenate(arrays, axis=axis)

@@ -130,6 +130,11 @@ class Engine:
             start.begin_from(volume)
 
     @property
+    def device_memory(self) -> tuple[int, int] | None:
+        """Return bytes in use on its device and bytes there are, None without a device of its own."""
+        return self._backend.memory_bytes()
+
+    @property
     def layout(self) -> KeptLayout | None:
         """Return the sizes of what is kept of a particle, None if nothing is."""
         return KeptLayout(self._k_limit, self.settings.samples) if self._keep else None

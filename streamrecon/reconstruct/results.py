@@ -207,6 +207,10 @@ class EngineLike(Protocol):
     def layout(self) -> KeptLayout | None:
         """Return the sizes of what is kept of a particle, None if nothing is."""
 
+    @property
+    def device_memory(self) -> tuple[int, int] | None:
+        """Return bytes in use on its device and bytes there are, None without a device of its own."""
+
     def fold(self, batch: ParticleBatch) -> BatchResult:
         """Fold a batch into the running reconstruction; each particle counts once."""
 

@@ -13,7 +13,7 @@ from streamrecon.config.model import Config
 from streamrecon.errors import IngestError, NumericalError, StateError
 from streamrecon.monitor.metrics import WorkerMetrics
 from streamrecon.particles import ParticleBatch
-from streamrecon.reconstruct.results import EngineStatus
+from streamrecon.reconstruct.results import EngineLike
 from streamrecon.state.checkpoint import CheckpointStore
 from streamrecon.transport.publisher import Publisher
 from streamrecon.worker.assessments import Assessments
@@ -214,7 +214,7 @@ class Worker:
             return
         self._revisits.note_new(len(result.pose_weight))
         self._metrics.batch_folded(result, engine.status.image_visits - visits_before)
-        self._tell_status(engine.status)
+        self._tell_status(engine)
         self._publisher.publish_poses(batch_id, result, batch.half, engine.status)
 
     def _revisit(self) -> None:
@@ -230,10 +230,13 @@ class Worker:
             return
         self._durability.revisited()
         self._metrics.batch_revisited(result)
-        self._tell_status(engine.status)
+        self._tell_status(engine)
 
-    def _tell_status(self, status: EngineStatus) -> None:
+    def _tell_status(self, engine: EngineLike) -> None:
+        status = engine.status
         self._metrics.status(status)
+        if engine.device_memory is not None:
+            self._metrics.gpu_memory(*engine.device_memory)
         store = self._reconstruction.store
         if store is not None:
             self._metrics.store(len(store), store.n_bytes, store.dropped, store.lost)

@@ -111,3 +111,9 @@ def test_the_next_upload_does_not_wait_for_the_kernels_of_the_last():
         pass
     assert device.copy.work == []
     assert len(device.compute.work) > 0
+
+
+def test_memory_in_use_counts_what_is_there(any_device):
+    held = any_device.upload(np.ones(2**24, np.float32))
+    used, total = any_device.memory_bytes()
+    assert held.nbytes <= used < total

@@ -47,6 +47,10 @@ class CudaBackend(ImageKernels, SearchKernels, PoseKernels, VolumeKernels):
         fitting = int(_SEARCH_SHARE * self._device.free_bytes()) // max(1, self._bytes_per_image)
         self.chunk_images = max(1, min(self.chunk_images, fitting))
 
+    def memory_bytes(self) -> tuple[int, int]:
+        """Return the device's memory in use, whoever uses it, and all it has."""
+        return self._device.memory_bytes()
+
     def run(self, function: Callable[[int, int], _Result], n: int, *, few: bool = False) -> list[_Result]:  # noqa: ARG002 # pieces are as few as they can be anyway
         """Apply ``function(start, stop)`` to pieces, one after the other; a piece that does not fit is halved.
 

@@ -53,6 +53,9 @@ class Device(Protocol):
     def free_bytes(self) -> int:
         """Return the memory that arrays may still take."""
 
+    def memory_bytes(self) -> tuple[int, int]:
+        """Return the memory in use, whoever uses it, and all there is."""
+
     def release(self) -> None:
         """Give back memory that is kept for reuse."""
 
@@ -153,6 +156,11 @@ class CupyDevice:
         free, _ = self.xp.cuda.runtime.memGetInfo()
         reusable = int(self._pool.free_bytes())
         return max(0, min(self._budget - int(self._pool.used_bytes()), int(free) + reusable))
+
+    def memory_bytes(self) -> tuple[int, int]:
+        """Return the memory in use, whoever uses it, and all there is."""
+        free, total = self.xp.cuda.runtime.memGetInfo()
+        return int(total) - int(free), int(total)
 
     def release(self) -> None:
         """Give back memory that is kept for reuse, cuFFT's work areas included."""

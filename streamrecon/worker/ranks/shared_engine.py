@@ -114,6 +114,11 @@ class SharedEngine:
         return self._engine.orientation
 
     @property
+    def device_memory(self) -> tuple[int, int] | None:
+        """Return bytes in use on rank 0's device and bytes there are, None without one."""
+        return self._engine.device_memory
+
+    @property
     def layout(self) -> KeptLayout | None:
         """Return the sizes of what is kept of a particle, None if nothing is."""
         return self._engine.layout

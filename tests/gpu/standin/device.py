@@ -44,5 +44,8 @@ class StandInDevice:
     def free_bytes(self) -> int:
         return 2**31 if MEMORY.limit is None else MEMORY.limit - MEMORY.used
 
+    def memory_bytes(self) -> tuple[int, int]:
+        return MEMORY.used, 2**31
+
     def release(self) -> None:
         self.released += 1

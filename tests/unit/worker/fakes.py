@@ -39,6 +39,7 @@ class SumEngine:
     """Sums images by half, in order; NumericalError on a batch with an extreme value."""
 
     layout = None  # nothing is kept
+    device_memory = None
     orientation = Orientation()
 
     def __init__(self, config, box_size, pixel_size_angstrom):

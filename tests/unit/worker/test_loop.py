@@ -6,7 +6,7 @@ import json
 import mrcfile
 import numpy as np
 import pytest
-from fakes import BOX, PIXEL, Ledger, make_batch
+from fakes import BOX, PIXEL, Ledger, SumEngine, make_batch
 from sessions import Crash, Session, batches, crash_after_folds, final_sums, make_config
 
 from streamrecon.io import read_star
@@ -184,3 +184,16 @@ def test_a_pose_table_that_cannot_be_exported_is_told_and_the_session_goes_on(tm
     session.start()
     assert "export_failed" in [e[0] for e in session.publisher.events]
     assert len(read_star(tmp_path / "particles.star")) == 60
+
+
+def test_the_memory_of_the_device_is_told(tmp_path):
+    class OnDevice(SumEngine):
+        device_memory = (3_000, 10_000)
+
+    session = Session(tmp_path, Ledger(batches(2)), engine=OnDevice)
+    session.start()
+    assert session.metric("gpu_memory_used_bytes") == 3_000
+    assert session.metric("gpu_memory_total_bytes") == 10_000
+    without = Session(tmp_path / "cpu", Ledger(batches(2)))
+    without.start()
+    assert without.metric("gpu_memory_total_bytes") == 0
