@@ -8,7 +8,7 @@ import numpy as np
 import scipy.fft
 from numpy.typing import NDArray
 
-from streamrecon.fourier.shells import first_shell_below, shell_index_rfft, shell_sums
+from streamrecon.fourier.shells import shell_index_rfft, shell_sums
 
 FIT_FROM_ANGSTROM = 10.0
 _LEAST_POINTS = 4
@@ -177,8 +177,3 @@ def filter_undone(fsc: NDArray[np.floating], floor: float = 0.02) -> NDArray[np.
     held = np.flatnonzero(values != 0)
     inside = np.arange(len(values)) <= (held[-1] if len(held) else -1)
     return np.where(inside, 1.0 / np.clip(values, floor, 1.0), 0.0)
-
-
-def resolution_shell(fsc: NDArray[np.floating], threshold: float) -> int:
-    """Return the last shell before ``fsc`` first falls below ``threshold``, at least 1."""
-    return max(1, first_shell_below(fsc, threshold) - 1)

@@ -100,15 +100,10 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class PoseScore:
-    """How many poses are right, and whether that counts as success."""
+    """How many poses are right."""
 
     share_within: float
     median_degrees: float
-
-    @property
-    def success(self) -> bool:
-        """Whether at least half of the poses lie within 15 degrees of the truth, in one frame and hand."""
-        return self.share_within >= SUCCESS_SHARE
 
 
 def score_poses(true_rotation: NDArray[np.floating], found_rotation: NDArray[np.floating]) -> PoseScore:

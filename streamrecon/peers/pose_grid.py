@@ -113,7 +113,6 @@ class RotationSums:
     """Sums of weighed images by rotation, (3, 4 J D, n_points): cross re, cross im, power weight."""
 
     def __init__(self, cells: PoseCells, n_psi: int, points: HalfPlanePoints, box_size: int) -> None:
-        self._cells = cells
         n = VARIANTS * n_psi * cells.n_pairs
         self.sums = np.zeros((3, n, len(points)), np.float32)
         turns = cells.shifts.astype(np.float64) @ np.stack([points.kx, points.ky]) / box_size
