@@ -101,6 +101,8 @@ class Worker:
             What cannot be gone on from; the last checkpoint holds.
         """
         steering = Steering(stop.set, self._feed.drain, self._snapshot, self._tell)
+        if self._reconstruction.engine is not None:  # resumed: who follows need not wait for the next batch
+            self._tell_status(self._reconstruction.engine)
         try:
             while not (stop.is_set() or self._feed.drained):
                 self._obey(steering)

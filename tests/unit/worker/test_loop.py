@@ -197,3 +197,11 @@ def test_the_memory_of_the_device_is_told(tmp_path):
     without = Session(tmp_path / "cpu", Ledger(batches(2)))
     without.start()
     assert without.metric("gpu_memory_total_bytes") == 0
+
+
+def test_a_worker_that_resumed_says_at_once_where_it_stands(tmp_path):
+    session = Session(tmp_path, Ledger(batches(3)))
+    session.start()
+    session.publisher.statuses.clear()
+    session.start()  # and nothing new comes
+    assert [status.particles_seen for status in session.publisher.statuses] == [60]
