@@ -7,9 +7,14 @@ import signal
 import numpy as np
 import pytest
 import structlog
+from hypothesis import HealthCheck, settings
 
 # a shell that starts the suite in the background has SIGINT ignored, and every program a test starts would inherit that
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# how long an example takes says nothing: the machine may be busy
+settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("suite")
 
 
 @pytest.fixture(autouse=True)
