@@ -23,9 +23,12 @@ export function showMaps({ maps, classes }) {
   refresh();
 }
 
-// after a lost connection: the page may be another process, which has no map until it says so
-export function goOn() {
+// the connection is lost: whoever answers next may be another process, which has no map until it says so
+export function forgetMaps() {
   known.maps = {};
+}
+
+export function goOn() {
   if (frame.src && !known.ready) frame.src = "/viewer";
 }
 

@@ -2,7 +2,7 @@
 import { redrawAll } from "./charts.js";
 import { addToHistory, showAssessment, showFsc, showHistory } from "./curves.js";
 import { angstrom, clock, count, duration, fixed, known, several } from "./format.js";
-import { changeTheme, goOn, showMaps } from "./map.js";
+import { changeTheme, forgetMaps, goOn, showMaps } from "./map.js";
 import { showLog, showOptics, showQuarantine } from "./tables.js";
 
 const SILENT_MILLISECONDS = 12000;
@@ -108,7 +108,8 @@ function showTitle() {
 function setLost(lost) {
   if (lost === page.lost) return;
   page.lost = lost;
-  if (!lost) goOn();
+  if (lost) forgetMaps();
+  else goOn();
   showState();
 }
 
