@@ -71,7 +71,7 @@ class Session:
         """Return the daemon, started; a context manager."""
         return started("run", "-c", self.config, *options, log=self.log)
 
-    def finish(self, seconds=120):
+    def finish(self, seconds=240):
         """Run until everything is folded; return what was logged."""
         with self.run("--until-idle", "2") as daemon:
             code = ended(daemon, seconds)
@@ -135,7 +135,7 @@ def wait_for(condition, daemon, seconds=120):
     return found
 
 
-def ended(daemon, seconds=120):
+def ended(daemon, seconds=240):
     """Wait for a process to end; return its exit code."""
     patience = Patience(seconds)
     while daemon.poll() is None:

@@ -9,14 +9,14 @@ import pytest
 from streamrecon.io import read_star, read_volume
 from tests.e2e.daemon import streamrecon
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 PARTICLES = 4000
 
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo") / "out"
-    return folder, streamrecon("demo", "--particles", PARTICLES, "--rate", 0, "--output", folder, timeout=240)
+    return folder, streamrecon("demo", "--particles", PARTICLES, "--rate", 0, "--output", folder, timeout=600)
 
 
 def test_it_reaches_its_target_and_says_so(demo):

@@ -32,7 +32,7 @@ pytestmark = [
 
 
 def relion(folder: Path, *arguments: str) -> None:
-    done = subprocess.run(arguments, cwd=folder, capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(arguments, cwd=folder, capture_output=True, text=True, check=False, timeout=280)
     assert done.returncode == 0, done.stderr[-2000:]
 
 

@@ -30,7 +30,7 @@ pytestmark = [
 
 
 def relion(folder: Path, command: str) -> str:
-    done = subprocess.run(command.split(), cwd=folder, capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(command.split(), cwd=folder, capture_output=True, text=True, check=False, timeout=280)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
 
