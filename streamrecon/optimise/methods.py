@@ -45,14 +45,14 @@ class Method:
 
 METHODS: dict[MethodName, Method] = {
     "online_em": Method(OnlineEm, 0.2),
-    "sgd": Method(Sgd, 0.7, patience=2.5),
-    "momentum": Method(Momentum, 0.2, patience=2.5),
-    "nesterov": Method(Nesterov, 0.2, patience=2.5),
+    "sgd": Method(Sgd, 1.4, patience=2.5),
+    "momentum": Method(Momentum, 0.4, patience=2.5),
+    "nesterov": Method(Nesterov, 0.4, patience=2.5),
     "adagrad": Method(lambda step, _: AdaGrad(step), 1.0),
-    "tonga": Method(Tonga, 0.5, patience=2.5),
+    "tonga": Method(Tonga, 1.0, patience=2.5),
     "olbfgs": Method(OnlineLbfgs, 0.5),
     "hessian_free": Method(lambda step, _: HessianFree(step), 1.0),
-    "sagd": Method(Sagd, 0.5, patience=2.5),
+    "sagd": Method(Sagd, 1.0, patience=2.5),
 }
 
 
