@@ -55,20 +55,22 @@ def check_session(
     began = time.monotonic()
     n_particles = sum(particles_of.values())
     folded, aside, seen = 0, 0, 0
-    while True:
-        try:
-            found = session_status(config, time.time())
-        except StateError:
+    with console.status("Waiting for the daemon") as shown:
+        while True:
+            try:
+                found = session_status(config, time.time())
+            except StateError:
+                if time.monotonic() - began > patience_seconds:
+                    raise
+            else:
+                folded, aside = found["particles"]["folded"], _set_aside(found, particles_of)
+                seen = (found["reconstruction"] or {}).get("particles_seen", 0)
+                shown.update(f"Waiting for the daemon: {folded} of {n_particles} particles folded, {aside} set aside")
+                if folded + aside >= n_particles and seen >= folded:
+                    break
             if time.monotonic() - began > patience_seconds:
-                raise
-        else:
-            folded, aside = found["particles"]["folded"], _set_aside(found, particles_of)
-            seen = (found["reconstruction"] or {}).get("particles_seen", 0)
-            if folded + aside >= n_particles and seen >= folded:
                 break
-        if time.monotonic() - began > patience_seconds:
-            break
-        time.sleep(_POLL_SECONDS)
+            time.sleep(_POLL_SECONDS)
     waited = time.monotonic() - began
     console.print(f"particles replayed:      {n_particles}")
     console.print(f"folded:                  {folded} ({seen} in the map on disk)")

@@ -142,7 +142,7 @@ def run_full_disk(folder, disk, *, seed=1, full_seconds=4.0):
             wait_for(lambda: "store_grows_again" in session.logged(), worker)
         for process in (worker, ingest):  # the worker first: its last acknowledgements still reach the ledger
             process.send_signal(signal.SIGTERM)
-            assert ended(process, 60) == 0, session.logged()[-3000:]
+            assert ended(process) == 0, session.logged()[-3000:]
         complaint = next(line for line in session.logged().splitlines() if _SAID[disk][0] in line)
         assert str(full) in complaint or str(full.relative_to(folder)) in complaint, complaint
         assert "free space" in complaint

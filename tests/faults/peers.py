@@ -68,9 +68,9 @@ def run_peers(folder, *, seconds=60.0, seed=1):
             report.memory_growth_bytes[names[pid]] = grown
             assert grown < _MOST_MEMORY_BYTES, f"{names[pid]} grew by {grown} bytes"
             allowed = report.descriptors_before[names[pid]] + 8
-            wait_for(lambda process=process, allowed=allowed: process.num_fds() <= allowed, daemon, 30)
+            wait_for(lambda process=process, allowed=allowed: process.num_fds() <= allowed, daemon)
             report.descriptors_after[names[pid]] = process.num_fds()
-        page = session.metrics()
+        page = wait_for(lambda: (p := session.metrics()) and "streamrecon_ingest_" in p and p, daemon)
         report.dropped = sum(
             float(line.rsplit(" ", 1)[1])
             for line in page.splitlines()
@@ -78,7 +78,7 @@ def run_peers(folder, *, seconds=60.0, seed=1):
         )
         assert report.dropped > 0
         daemon.terminate()
-        assert ended(daemon, 60) == 0, session.logged()[-3000:]
+        assert ended(daemon) == 0, session.logged()[-3000:]
     session.finish()  # the last acknowledgements, which a stop leaves to the next start
     report.particles, _ = assert_exactly_once(session)
     return report

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 import psutil
 import zmq
 
-from tests.e2e.daemon import started, wait_for
+from tests.e2e.daemon import Patience, started, wait_for
 from tests.faults.exactly_once import folded
-from tests.faults.microscope import NO_VISITS, PacedSession
+from tests.faults.microscope import NO_VISITS, PER_MICROGRAPH, PacedSession
 
 
 @dataclass
@@ -37,12 +37,11 @@ def run_subscribers(folder, *, subscribers=50, turns=4, turn_particles=1000, see
     report = SubscribersReport(subscribers)
     particles = (2 * turns + 1) * turn_particles
     session = PacedSession(folder, particles, seed=seed, more=NO_VISITS)
-    session.deliver_all()
     with ExitStack() as stack:
         stack.enter_context(started("ingest", "-c", session.config, log=session.log))
         worker = stack.enter_context(started("worker", "-c", session.config, log=session.log))
         process = psutil.Process(worker.pid)
-        wait_for(lambda: folded(session) >= turn_particles // 2, worker)
+        _cost(session, process, worker, turn_particles)  # what happens once is over then
         for _ in range(turns):
             report.alone.append(_cost(session, process, worker, turn_particles))
             with _subscribers(session, subscribers, report):
@@ -52,11 +51,11 @@ def run_subscribers(folder, *, subscribers=50, turns=4, turn_particles=1000, see
 
 
 def _cost(session, process, worker, particles):
-    """Return seconds a particle over the next so many particles, of the processor and by the clock."""
-    first, processor, clock = folded(session), sum(process.cpu_times()[:2]), time.monotonic()
-    wait_for(lambda: folded(session) >= first + particles, worker, 300)
-    n = folded(session) - first
-    return (sum(process.cpu_times()[:2]) - processor) / n, (time.monotonic() - clock) / n
+    """Deliver so many particles; return seconds a particle until they are folded, of the processor and by the clock."""
+    processor, clock = sum(process.cpu_times()[:2]), time.monotonic()
+    session.deliver(particles // PER_MICROGRAPH)
+    wait_for(lambda: folded(session) >= session.particles_delivered, worker, 300)
+    return (sum(process.cpu_times()[:2]) - processor) / particles, (time.monotonic() - clock) / particles
 
 
 @contextmanager
@@ -85,7 +84,11 @@ def _subscribers(session, number, report):
 
         thread = threading.Thread(target=read)
         thread.start()
+        patience, before = Patience(120), report.read
         try:
+            while report.read == before:  # a heartbeat greets whoever has come
+                assert patience.lasts()
+                time.sleep(0.01)
             yield
         finally:
             stop.set()
