@@ -60,12 +60,13 @@ def postprocess(
     Example: streamrecon postprocess run_half1_class001_unfil.mrc run_half2_class001_unfil.mrc -o post/
     """
     console = Console(highlight=False)
-    with errors_as_exit_codes():
+    with errors_as_exit_codes(), console.status("Reading the half maps") as shown:
         group = _group(symmetry)
         halves, voxel = _read(half_a, half_b)
         output.mkdir(parents=True, exist_ok=True)
         found_symmetry: FoundSymmetry | None = None
         if group != "C1":
+            shown.update("Symmetry")
             found_symmetry = _symmetry(halves, voxel, group)
             if found_symmetry.group != "C1":
                 placement = found_symmetry.placement
@@ -73,6 +74,7 @@ def postprocess(
                 halves = (first, second)
                 for name, half in zip(("half_a", "half_b"), halves, strict=True):
                     write_volume(output / f"{name}_{found_symmetry.group}.mrc", half, voxel)
+        shown.update("Mask, FSC, sharpening")
         if mask in ("auto", "sphere"):
             mask_volume = make_mask(mask, *halves, voxel, diameter_angstrom=diameter)
         else:
@@ -85,6 +87,7 @@ def postprocess(
             randomise_below=randomise_below,
             seed=seed,
         )
+        shown.update("Local resolution" if local else "Writing")
         local_map = local_resolution(*halves, voxel, mask_volume, seed=seed) if local else None
         _write(output, found, voxel, (half_a, half_b), local_map)
     console.print(_table(found, found_symmetry, local_map))
