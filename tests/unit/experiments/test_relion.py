@@ -10,7 +10,7 @@ from streamrecon.experiments.plan import Data
 from streamrecon.experiments.problem import make_problem
 from streamrecon.io import read_images, read_manifest, write_volume
 
-PARAMETERS = {"mode": "sgd", "images": 60, "iterations": [1, 2, 3], "limit_seconds": 20.0}
+PARAMETERS = {"mode": "sgd", "images": 60, "iterations": [1, 2, 3], "limit_seconds": 200.0}
 
 
 @pytest.fixture(scope="module")

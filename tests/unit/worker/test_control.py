@@ -219,7 +219,7 @@ def test_the_loop_folds_on_while_a_checkpoint_is_written_and_its_size_and_time_a
         files = (tmp_path / "checkpoints" / f"checkpoint-{fields['number']:06d}").iterdir()
         size = sum(path.stat().st_size for path in files)
         assert fields["bytes"] == bench.session.metric("checkpoint_bytes") == size
-        assert 0 < bench.session.metric("checkpoint_write_seconds") < 20
+        assert 0 < bench.session.metric("checkpoint_write_seconds") < 300
         assert bench.session.metric("checkpoints_total") == 1
 
     Bench(tmp_path).run(script)
