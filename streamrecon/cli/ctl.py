@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from streamrecon.cli.exit_codes import CONFIG, OK, UNEXPECTED, errors_as_exit_codes
+from streamrecon.cli.follow_options import Curve
 from streamrecon.config import Config, load_config
 from streamrecon.errors import ConfigError
 from streamrecon.transport.control_client import ControlClient
@@ -34,10 +35,7 @@ def ctl(
     endpoint: Annotated[
         str | None, typer.Option(help="The worker's control.endpoint, where it is not that of the configuration.")
     ] = None,
-    curve: Annotated[
-        Path | None,
-        typer.Option(help="Folder of this client's keys, from keygen; else, with -c, those the daemon's host keeps."),
-    ] = None,
+    curve: Curve = None,
     as_json: Annotated[bool, typer.Option("--json", help="The answer as JSON, for programs.")] = False,
     timeout: Annotated[float, typer.Option(min=0.1, help="Give up after so many seconds without an answer.")] = 30.0,
 ) -> None:

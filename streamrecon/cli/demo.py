@@ -19,7 +19,7 @@ from rich.live import Live
 from rich.table import Table
 
 from streamrecon.assess.align import align_volumes, fsc_between
-from streamrecon.cli.exit_codes import errors_as_exit_codes
+from streamrecon.cli.exit_codes import INTERRUPTED, errors_as_exit_codes
 from streamrecon.client import StatusMessage, VolumeSubscriber
 from streamrecon.compare.contact_sheet import Progress, draw_contact_sheet
 from streamrecon.compare.session import SessionPorts, free_ports, scrape, write_session_config
@@ -27,7 +27,6 @@ from streamrecon.errors import StateError, StreamReconError, TransportError
 from streamrecon.io import read_volume
 from streamrecon.transport.schema import StatusHeader
 
-_INTERRUPTED = 130
 _FAILED = 1
 _MARKER = ".streamrecon-demo"
 _TARGET_PIXELS = 4.0  # FSC 0.5 against the truth must reach this many pixels
@@ -94,7 +93,7 @@ def demo(
             watched = _run_session(output, config, ports, source, particles, console)
         except KeyboardInterrupt:
             console.print(f"Stopped; what there is lies in {output}")
-            raise typer.Exit(_INTERRUPTED) from None
+            raise typer.Exit(INTERRUPTED) from None
         passed = _report(output, watched, particles, pixel_size, console)
     raise typer.Exit(0 if passed else _FAILED)
 

@@ -12,6 +12,7 @@ code  meaning
 6     the compute device cannot do what was asked
 7     a computation left the range where it means anything
 8     `status --check`: something waits for a person
+130   ended by Ctrl-C, where that is not how the verb ends anyway
 ===== =====================================================================================
 """
 
@@ -47,6 +48,7 @@ INPUT = 5
 DEVICE = 6
 NUMERICAL = 7
 ATTENTION = 8
+INTERRUPTED = 130  # what a shell reports after Ctrl-C
 
 _CODES: tuple[tuple[type[StreamReconError], int], ...] = (
     (ConfigError, CONFIG),

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from streamrecon.cli.exit_codes import errors_as_exit_codes
+from streamrecon.cli.exit_codes import INTERRUPTED, errors_as_exit_codes
 from streamrecon.cli.stopping import stop_on_signals
 from streamrecon.errors import ConfigError
 from streamrecon.experiments.cells import PARTS
@@ -20,8 +20,6 @@ from streamrecon.experiments.plan import Plan, bundled_plan, read_plan
 from streamrecon.experiments.report import write_report
 from streamrecon.experiments.runner import Progress, run_plan
 from streamrecon.experiments.store import Store
-
-_INTERRUPTED = 130
 
 
 def experiments(
@@ -62,7 +60,7 @@ def experiments(
         page = write_report(plan, store, command) if finished or most is None else None
     if not finished:
         console.print(f"Stopped. What is done is kept in {output}; go on with: {command}")
-        raise typer.Exit(_INTERRUPTED)
+        raise typer.Exit(INTERRUPTED)
     console.print(f"report: {page}")
 
 

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn, track
 
-from streamrecon.cli.exit_codes import errors_as_exit_codes
+from streamrecon.cli.exit_codes import INTERRUPTED, errors_as_exit_codes
 from streamrecon.config import Config, load_config
 from streamrecon.errors import ConfigError, IngestError
 from streamrecon.io import (
@@ -31,7 +31,6 @@ from streamrecon.worker.outputs import write_snapshot
 from streamrecon.worker.preprocess import Contrast, decide_contrast, prepare, usable
 from streamrecon.worker.reconstruction import STORE_NAME, Reconstruction
 
-_INTERRUPTED = 130
 _CONTRAST_IMAGES = 500
 
 
@@ -84,7 +83,7 @@ def reconstruct(
             _backproject(settings, table, folder, output)
             return
         interrupted = _reconstruct(settings, table, folder, output, passes)
-    raise typer.Exit(_INTERRUPTED if interrupted else 0)
+    raise typer.Exit(INTERRUPTED if interrupted else 0)
 
 
 def _checked(table: ParticleTable, manifest: Path) -> ParticleTable:

@@ -8,41 +8,25 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from streamrecon.cli.exit_codes import errors_as_exit_codes
+from streamrecon.cli.exit_codes import INTERRUPTED, errors_as_exit_codes
+from streamrecon.cli.follow_options import Curve, Events, Follow, FollowedConfig, Snapshots, Timeout, Topics, Volumes
 from streamrecon.cli.subscribe import make_subscriber
 from streamrecon.transport.recording import Record, RecordingWriter
 
-_INTERRUPTED = 130
 _GIB = 1 << 30
 
 
 def record(
     out: Annotated[Path, typer.Argument(help="The recording; one that is there is gone on with.")],
-    config: Annotated[
-        Path | None,
-        typer.Option("--config", "-c", help="Take the endpoints from this config.toml; else the defaults."),
-    ] = None,
-    events: Annotated[
-        str | None, typer.Option(help="Endpoint of the events socket. Default: tcp://127.0.0.1:8761.")
-    ] = None,
-    volumes: Annotated[
-        str | None, typer.Option(help="Endpoint of the volumes socket. Default: tcp://127.0.0.1:8762.")
-    ] = None,
-    snapshots: Annotated[
-        str | None, typer.Option(help="Endpoint of the snapshot socket. Default: tcp://127.0.0.1:8763.")
-    ] = None,
-    topic: Annotated[
-        list[str] | None, typer.Option(help="Only topics that begin with this, such as volume/preview/; repeatable.")
-    ] = None,
+    config: FollowedConfig = None,
+    events: Events = None,
+    volumes: Volumes = None,
+    snapshots: Snapshots = None,
+    topic: Topics = None,
     max_size: Annotated[float, typer.Option(min=1e-6, help="End before the file gets larger, GiB.")] = 20.0,
-    curve: Annotated[
-        Path | None,
-        typer.Option(help="Folder of this client's keys, from keygen; else, with -c, those the daemon's host keeps."),
-    ] = None,
-    timeout: Annotated[float, typer.Option(min=0.1, help="Give up after so many silent seconds.")] = 10.0,
-    follow: Annotated[
-        bool, typer.Option("--follow", help="Go on over restarts and from session to session, until Ctrl-C.")
-    ] = False,
+    curve: Curve = None,
+    timeout: Timeout = 10.0,
+    follow: Follow = False,
 ) -> None:
     """Record the stream of a running session, every message with the time it came, until the session ends.
 
@@ -68,7 +52,7 @@ def record(
             except StopIteration:
                 pass
             except KeyboardInterrupt:
-                raise typer.Exit(_INTERRUPTED) from None
+                raise typer.Exit(INTERRUPTED) from None
             finally:
                 lost = f", lost on the way: {subscriber.gaps}" if subscriber.gaps else ""
                 console.print(f"{count} messages recorded, {out} has {writer.n_bytes / 1e6:.1f} MB{lost}")

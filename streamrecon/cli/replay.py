@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from streamrecon.cli.acceptance import check_session
-from streamrecon.cli.exit_codes import UNEXPECTED, errors_as_exit_codes
+from streamrecon.cli.exit_codes import INTERRUPTED, UNEXPECTED, errors_as_exit_codes
 from streamrecon.cli.subscribe import describe
 from streamrecon.cli.tables import duration
 from streamrecon.config import Config, load_config
@@ -24,7 +24,6 @@ from streamrecon.transport.recording import read_recording
 from streamrecon.transport.replayer import Endpoints, StreamReplayer
 from streamrecon.transport.schema import Message
 
-_INTERRUPTED = 130
 _SHOWN = 5
 
 replay = typer.Typer(
@@ -134,7 +133,7 @@ def _play(console: Console, plan: ReplayPlan, replayer: SessionReplayer, target:
             replayer.run(lambda _: progress.advance(task))
     except KeyboardInterrupt:
         console.print(f"Stopped. {target} holds whole files only; the same command goes on from here.")
-        raise typer.Exit(_INTERRUPTED) from None
+        raise typer.Exit(INTERRUPTED) from None
     finally:
         signal.signal(signal.SIGTERM, before)
 
@@ -179,6 +178,6 @@ def replay_stream(
                 if not repeat or count == 0:
                     return
         except KeyboardInterrupt:
-            raise typer.Exit(_INTERRUPTED) from None
+            raise typer.Exit(INTERRUPTED) from None
         finally:
             signal.signal(signal.SIGTERM, before)

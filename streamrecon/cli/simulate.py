@@ -11,14 +11,12 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from streamrecon.cli.exit_codes import errors_as_exit_codes
+from streamrecon.cli.exit_codes import INTERRUPTED, errors_as_exit_codes
 from streamrecon.errors import ConfigError
 from streamrecon.io.mrc_write import write_volume
 from streamrecon.simulate.microscope import Microscope, MicroscopeSettings
 from streamrecon.simulate.specimen import density_from_map, density_from_model
 from streamrecon.simulate.writer import Format, SessionWriter
-
-_INTERRUPTED = 130  # what a shell reports after Ctrl-C
 
 
 def simulate(
@@ -117,7 +115,7 @@ def simulate(
             except KeyboardInterrupt:
                 progress.stop()
                 console.print(f"Stopped. {out} holds whole stacks and manifests only.")
-                raise typer.Exit(_INTERRUPTED) from None
+                raise typer.Exit(INTERRUPTED) from None
             finally:
                 signal.signal(signal.SIGTERM, before)
         console.print(f"{written} particles in {out}, the truth about them in {truth_folder}")

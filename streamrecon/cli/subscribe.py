@@ -11,7 +11,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from streamrecon.cli.exit_codes import errors_as_exit_codes
+from streamrecon.cli.exit_codes import INTERRUPTED, errors_as_exit_codes
+from streamrecon.cli.follow_options import Curve, Events, Follow, FollowedConfig, Snapshots, Timeout, Topics, Volumes
 from streamrecon.client import (
     AssessmentMessage,
     ClientKeys,
@@ -29,36 +30,18 @@ from streamrecon.config import Config, load_config
 from streamrecon.io import write_volume
 from streamrecon.transport.keys import LOCAL_NAME, client_folder
 
-_INTERRUPTED = 130
-
 
 def subscribe(
-    config: Annotated[
-        Path | None,
-        typer.Option("--config", "-c", help="Take the endpoints from this config.toml; else the defaults."),
-    ] = None,
-    events: Annotated[
-        str | None, typer.Option(help="Endpoint of the events socket. Default: tcp://127.0.0.1:8761.")
-    ] = None,
-    volumes: Annotated[
-        str | None, typer.Option(help="Endpoint of the volumes socket. Default: tcp://127.0.0.1:8762.")
-    ] = None,
-    snapshots: Annotated[
-        str | None, typer.Option(help="Endpoint of the snapshot socket. Default: tcp://127.0.0.1:8763.")
-    ] = None,
-    topic: Annotated[
-        list[str] | None, typer.Option(help="Only topics that begin so, such as volume/full/; repeatable.")
-    ] = None,
+    config: FollowedConfig = None,
+    events: Events = None,
+    volumes: Volumes = None,
+    snapshots: Snapshots = None,
+    topic: Topics = None,
     save: Annotated[Path | None, typer.Option(help="Keep each kind of map in this folder as MRC.")] = None,
     count: Annotated[int | None, typer.Option(min=1, help="End after so many messages.")] = None,
-    curve: Annotated[
-        Path | None,
-        typer.Option(help="Folder of this client's keys, from keygen; else, with -c, those the daemon's host keeps."),
-    ] = None,
-    timeout: Annotated[float, typer.Option(min=0.1, help="Give up after so many silent seconds.")] = 10.0,
-    follow: Annotated[
-        bool, typer.Option("--follow", help="Go on over restarts and from session to session, until Ctrl-C.")
-    ] = False,
+    curve: Curve = None,
+    timeout: Timeout = 10.0,
+    follow: Follow = False,
     latest: Annotated[
         bool, typer.Option("--latest", help="If this end is slow, skip to the newest message of each topic.")
     ] = False,
@@ -90,7 +73,7 @@ def subscribe(
                     if save is not None and isinstance(message, VolumeMessage):
                         console.print(f"         saved {escape(str(save_volume(save, message)))}")
         except KeyboardInterrupt:
-            raise typer.Exit(_INTERRUPTED) from None
+            raise typer.Exit(INTERRUPTED) from None
         finally:
             if subscriber.gaps:
                 console.print(f"lost on the way: {subscriber.gaps}")
