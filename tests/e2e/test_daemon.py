@@ -31,8 +31,12 @@ def joined_manifest(session):
 
 
 @contextlib.contextmanager
-def endless_microscope(session):
-    """A microscope that writes until it is told to stop: whatever a test does then is in the middle of a stream."""
+def endless_microscope(session, daemon):
+    """A microscope that writes until it is told to stop: whatever a test does then is in the middle of a stream.
+
+    It begins once the worker is there: how many particles there are in the end is not up to how long that took.
+    """
+    wait_for(lambda: figure(session, "streamrecon_control_paused") == 0, daemon)
     endless = ("--particles", 10**6, "--rate", 100)
     where = (session.incoming, "--truth", session.folder / "truth")
     with started("simulate", *where, *SMALL, *endless, log=session.folder / "microscope.log") as source:
@@ -48,11 +52,10 @@ def stop_microscope(source):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_stops_it_and_a_second_run_goes_on(tmp_path, number):
     session = Session(tmp_path)
-    with endless_microscope(session) as source:
-        with session.run() as daemon:
-            wait_for(seen(session, 200), daemon)
-            daemon.send_signal(number)
-            assert ended(daemon) == 0
+    with session.run() as daemon, endless_microscope(session, daemon) as source:
+        wait_for(seen(session, 200), daemon)
+        daemon.send_signal(number)
+        assert ended(daemon) == 0
         stopped_at = len(session.poses())
         loaded = CheckpointStore(session.output / "checkpoints", 3).load_latest()
         assert loaded is not None
@@ -70,7 +73,7 @@ def test_a_signal_stops_it_and_a_second_run_goes_on(tmp_path, number):
 @pytest.mark.parametrize("victim", ["worker", "ingest"])
 def test_kill_9_in_the_middle_costs_nothing(tmp_path, victim):
     session = Session(tmp_path, more=CHECKPOINT_OFTEN)
-    with endless_microscope(session) as source, session.run("--until-idle", "5") as daemon:
+    with session.run("--until-idle", "5") as daemon, endless_microscope(session, daemon) as source:
         wait_for(seen(session, 200), daemon)
         first = wait_for(lambda: child(daemon, victim), daemon)
         first.kill()
