@@ -14,13 +14,14 @@ from streamrecon.io.manifest import (
 )
 from streamrecon.io.mrc import StackProbe, check_complete, probe_stack, read_sections, read_volume
 from streamrecon.io.mrc_write import StackWriter, volume_bytes, write_stack, write_volume
-from streamrecon.io.pose_spool import PoseSpool
+from streamrecon.io.pose_spool import PoseSpool, SpoolLength
 from streamrecon.io.star import read_star
 from streamrecon.io.star_write import write_star
 
 __all__ = [
     "Contrast",
     "PoseSpool",
+    "SpoolLength",
     "StackProbe",
     "StackWriter",
     "atomic_path",

@@ -1,17 +1,14 @@
 """The poses of a running session, one text row a particle, appended as they are found.
 
-The file only ever grows (or is cut back to what a checkpoint vouches for), so a session of millions of
-particles needs no table in memory; `PoseSpool.export` makes a STAR file out of it at any moment.
+Two files: one with a row for each particle, as it was found first, and one with the newest rows of those that were
+visited again (`VisitLog`). No table is held in memory; `PoseSpool.export` makes a STAR file of both at any moment.
 """
 
 from __future__ import annotations
 
-import errno
-import hashlib
 import itertools
-import os
-import threading
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -21,16 +18,17 @@ from numpy.typing import NDArray
 
 from streamrecon.errors import CheckpointCorrupt
 from streamrecon.geometry.orientation import Orientation
+from streamrecon.io.append_file import AppendFile
 from streamrecon.io.atomic import atomic_path
 from streamrecon.io.micrographs import MicrographHealth
 from streamrecon.io.star_write import loop_heading, optics_text, pose_texts, row_texts, table_columns, value_texts
 from streamrecon.io.turned_rows import turned_rows
+from streamrecon.io.visit_log import VisitLog, latest_rows, rows_of
 from streamrecon.optics.group import OpticsGroup
 from streamrecon.particles import ParticleTable
 
 _CHUNK_ROWS = 10_000
-# A disk without room: it may have some again.
-_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_VISITS_SUFFIX = ".visits"
 _RESULT_COLUMNS = (
     "rlnRandomSubset",
     "rlnMaxValueProbDistribution",
@@ -56,13 +54,27 @@ class PoseRows:
     euler_degrees: NDArray[np.float64]
 
 
+@dataclass(frozen=True)
+class SpoolLength:
+    """How long the two files are: what a checkpoint records, and what `PoseSpool.truncate` goes back to.
+
+    Attributes
+    ----------
+    rows, visits : int
+        Bytes ever appended to the table of particles, and to that of visits.
+    """
+
+    rows: int = 0
+    visits: int = 0
+
+
 class PoseSpool:
     """Append pose rows to a file and export them as a RELION particle STAR file.
 
     Parameters
     ----------
     path : Path or str
-        Made if it is missing; otherwise appended to.
+        Made if it is missing; otherwise appended to. What visits find is beside it, its suffix ``.visits``.
     has_ctf : bool
         False for particles without CTF: the rows have no defocus columns. The same for a file's whole life.
 
@@ -75,13 +87,12 @@ class PoseSpool:
     def __init__(self, path: Path | str, *, has_ctf: bool = True) -> None:
         self.path = Path(path)
         self._has_ctf = has_ctf
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        # not buffered: after a failed write it has to be known which bytes are in the file
-        self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
-        self._closed = False
-        self._written = os.fstat(self._descriptor).st_size
-        self._waiting = b""
-        self._lock = threading.Lock()  # a checkpoint is made durable in a thread of its own
+        self._rows = AppendFile(self.path)
+        try:
+            self.visits = VisitLog(self.path.with_suffix(_VISITS_SUFFIX))
+        except BaseException:
+            self._rows.close()
+            raise
 
     def __enter__(self) -> PoseSpool:
         return self
@@ -95,10 +106,9 @@ class PoseSpool:
         self.close()
 
     @property
-    def n_bytes(self) -> int:
-        """Length of the table: what a checkpoint records and `truncate` goes back to."""
-        with self._lock:
-            return self._written + len(self._waiting)
+    def length(self) -> SpoolLength:
+        """Length of both files, rows that wait for room included."""
+        return SpoolLength(self._rows.n_bytes, self.visits.n_bytes)
 
     def append(
         self,
@@ -164,7 +174,7 @@ class PoseSpool:
     ) -> None:
         """Append a new row for particles that were visited again: the old one with another pose.
 
-        The old row stays where it is, so that the table can be cut back to any length it had.
+        The old row stays where it is.
 
         Parameters
         ----------
@@ -181,7 +191,7 @@ class PoseSpool:
         new = zip(*(value_texts(values) for values in results), strict=True)
         written = []
         for (offset, length), pose, result in zip(rows.tolist(), poses, new, strict=True):
-            old = self._read(offset, length)
+            old = self._rows.read(offset, length)
             parts = old.rsplit(b" ", len(pose) + len(_RESULT_COLUMNS))
             if len(old) != length or not old.endswith(b"\n") or len(parts) != 1 + len(pose) + len(_RESULT_COLUMNS):
                 raise CheckpointCorrupt(
@@ -190,59 +200,45 @@ class PoseSpool:
             half = parts[1 + len(pose)]
             fields = [parts[0], *(t.encode() for t in pose), half, *(t.encode() for t in result)]
             written.append(b" ".join(fields) + b"\n")
-        self._write(written)
+        self.visits.append(written)
 
     def _write(self, rows: list[bytes]) -> NDArray[np.int64]:
         """Append rows, now or once there is room; return their offsets and lengths, (n, 2)."""
-        start = self.n_bytes
-        with self._lock:
-            self._waiting += b"".join(rows)
-        try:
-            self._write_waiting()
-        except OSError as error:
-            if error.errno not in _NO_ROOM:
-                raise
+        start = self._rows.append(b"".join(rows))
         lengths = np.array([len(row) for row in rows], np.int64)
         return np.stack([start + np.cumsum(lengths) - lengths, lengths], axis=1)
 
-    def _read(self, offset: int, length: int) -> bytes:
-        """Return bytes of the table, on the disk or waiting for it."""
-        with self._lock:
-            stored = max(0, min(length, self._written - offset))
-            found = os.pread(self._descriptor, stored, offset) if stored else b""
-            start = max(0, offset - self._written)
-            return found + self._waiting[start : start + length - stored]
-
     def sync(self) -> None:
-        """Make everything appended so far durable; a checkpoint that records `n_bytes` is durable only after it.
+        """Make everything appended so far durable; a checkpoint that records `length` is durable only after it.
 
         Raises
         ------
         OSError
             There is no room; nothing is lost meanwhile.
         """
-        self._write_waiting()
-        os.fsync(self._descriptor)
+        self._rows.sync()
+        self.visits.sync()
 
-    def truncate(self, n_bytes: int) -> None:
-        """Cut the file back to the length that a checkpoint recorded.
+    def truncate(self, length: SpoolLength) -> None:
+        """Cut both files back to what a checkpoint recorded; without any row, visits that were compacted go as well.
 
         Raises
         ------
         CheckpointCorrupt
-            The file is shorter than that.
+            A file is shorter than that, or visits were compacted beyond it.
         """
         found = self.path.stat().st_size
-        if found < n_bytes:
+        if found < length.rows:
             raise CheckpointCorrupt(
-                f"{self.path}: expected at least the {n_bytes} bytes that the checkpoint recorded, found "
+                f"{self.path}: expected at least the {length.rows} bytes that the checkpoint recorded, found "
                 f"{found}; "
                 "resume from an older checkpoint or start a new session"
             )
-        os.ftruncate(self._descriptor, n_bytes)
-        with self._lock:
-            self._written, self._waiting = n_bytes, b""
-        self.sync()
+        if length.rows:
+            self.visits.truncate(length.visits)
+        else:
+            self.visits.clear()
+        self._rows.truncate(length.rows)
 
     def export(
         self,
@@ -253,32 +249,44 @@ class PoseSpool:
     ) -> int:
         """Write the rows as a RELION 3.1 STAR file, atomically, and return how many there are.
 
-        A particle that was visited again has several rows; only its last one is exported. Memory: some 30
-        bytes a row. ``micrographs`` names a CSV file for the means over each micrograph (see `MicrographHealth`).
-        ``orientation`` is how the frame of the poses lies to that of the published maps, in which they are written.
+        A particle that was visited again has several rows; only its last one is exported. ``micrographs`` names a CSV
+        file for the means over each micrograph (see `MicrographHealth`). ``orientation`` is how the frame of the poses
+        lies to that of the published maps, in which they are written.
 
         Raises
         ------
         OSError
             There is no room, for the table or for its export.
         """
-        self._write_waiting()
-        latest = self._latest_rows()
+        self._rows.write_waiting()
+        self.visits.write_waiting()
         columns = [*table_columns(has_ctf=self._has_ctf, has_pose=True), *_RESULT_COLUMNS]
         heading = loop_heading("particles", columns)
         health = MicrographHealth(columns)
+        written = 0
         with atomic_path(star_path) as temporary, temporary.open("wb") as out:
             out.write((optics_text(optics_groups) + heading).encode("utf-8", "surrogateescape"))
-            rows = (row for number, row in enumerate(self._rows()) if number < len(latest) and latest[number])
             pixel_size = optics_groups[0].pixel_size_angstrom if optics_groups else 1.0
-            for row in turned_rows(rows, orientation or Orientation(), pixel_size, len(_RESULT_COLUMNS)):
+            rows = turned_rows(self.latest(), orientation or Orientation(), pixel_size, len(_RESULT_COLUMNS))
+            for row in rows:
                 out.write(row)
+                written += 1
                 if micrographs is not None:
                     health.add(row)
             out.write(b"\n")
         if micrographs is not None:
             health.write(micrographs)
-        return int(latest.sum())
+        return written
+
+    def latest(self) -> Iterator[bytes]:
+        """Yield the last row of each particle. Memory: some 30 bytes for each row in both files."""
+        with ExitStack() as stack:
+            # as they are now, also if visits are compacted meanwhile
+            files = [stack.enter_context(self.path.open("rb")), stack.enter_context(self.visits.reading())]
+            latest = latest_rows(row for file in files for row in rows_of(file))
+            every = (row for file in files for row in rows_of(file))
+            # rows that came in between are not looked at
+            yield from itertools.compress(every, latest)
 
     def chunks(self) -> Iterator[PoseRows]:
         """Yield the numbers of each particle's last row, some thousand rows at a time.
@@ -291,8 +299,7 @@ class PoseSpool:
         # the names before them may hold blanks, the numbers do not: count from the end
         n_ctf = 4 if self._has_ctf else 0
         n_numbers = 1 + n_ctf + 5 + len(_RESULT_COLUMNS)
-        latest = self._latest_rows()
-        rows = (row for number, row in enumerate(self._rows()) if number < len(latest) and latest[number])
+        rows = self.latest()
         while part := list(itertools.islice(rows, _CHUNK_ROWS)):
             try:
                 values = np.array([row.rsplit(None, n_numbers)[1:] for row in part], np.float64)  # (n, n_numbers)
@@ -307,29 +314,9 @@ class PoseSpool:
             )
 
     def close(self) -> None:
-        """Close the file; the spool can be opened again. Rows that found no room are lost: no checkpoint has them."""
-        if not self._closed:
-            self._closed = True
-            os.close(self._descriptor)
-
-    def _write_waiting(self) -> None:
-        with self._lock:
-            while self._waiting:
-                written = os.write(self._descriptor, self._waiting)
-                self._written, self._waiting = self._written + written, self._waiting[written:]
-
-    def _rows(self) -> Iterator[bytes]:
-        with self.path.open("rb") as file:
-            # on a full disk the last row may be there in part; the rest of it waits in memory
-            yield from (row for row in file if row.endswith(b"\n"))
-
-    def _latest_rows(self) -> NDArray[np.bool_]:
-        """Return a mask over the rows: True for the last row of each particle."""
-        hashes = np.fromiter((_particle_hash(row) for row in self._rows()), np.uint64)
-        _, from_the_end = np.unique(hashes[::-1], return_index=True)
-        latest = np.zeros(len(hashes), bool)
-        latest[len(hashes) - 1 - from_the_end] = True
-        return latest
+        """Close the files; the spool can be opened again. Rows that found no room are lost: no checkpoint has them."""
+        self._rows.close()
+        self.visits.close()
 
 
 def _results(
@@ -342,9 +329,3 @@ def _results(
     samples = np.maximum(1, np.rint(effective_sample_size)).astype(np.int64)
     merit = np.ones(len(samples)) if inlier is None else inlier
     return np.asarray(pose_weight), samples, np.asarray(log_evidence), np.asarray(merit)
-
-
-def _particle_hash(row: bytes) -> int:
-    """Hash a row's first value, the image name; 64 bits: one collision in 10^7 sessions of 10^6 rows."""
-    end = row.find(row[:1], 1) if row[:1] in (b'"', b"'") else row.find(b" ")
-    return int.from_bytes(hashlib.blake2b(row[:end], digest_size=8).digest(), "little")

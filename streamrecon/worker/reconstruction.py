@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from streamrecon.config.model import Config
 from streamrecon.errors import ManifestMismatch, NumericalError, StateError, StateUnwritable
 from streamrecon.geometry.orientation import Orientation
-from streamrecon.io import PoseSpool
+from streamrecon.io import PoseSpool, SpoolLength
 from streamrecon.optics.group import OpticsGroup
 from streamrecon.particles import ParticleBatch
 from streamrecon.reconstruct.results import BatchResult, EngineLike, EngineState
@@ -75,9 +76,12 @@ class Reconstruction:
         if record is not None:
             check_compatible(record.compatibility, compatibility_of(config))
         self._spool = PoseSpool(spool_path, has_ctf=config.input.ctf == "require")
+        # of the checkpoints on the disk, once there are as many as are kept: the first is the oldest to go back to
+        self._durable_visits: deque[int] = deque(maxlen=config.checkpoint.keep)
+        self._recorded_visits = 0
         try:
             if loaded is None or record is None:
-                self._spool.truncate(0)
+                self._spool.truncate(SpoolLength())
             else:
                 self._go_on(record, loaded.state)
         except BaseException:
@@ -85,7 +89,8 @@ class Reconstruction:
             raise
 
     def _go_on(self, record: WorkerRecord, state: EngineState) -> None:
-        self._spool.truncate(record.pose_spool_bytes)
+        self._spool.truncate(SpoolLength(record.pose_spool_bytes, record.pose_visits_bytes))
+        self._durable_visits.append(record.pose_visits_bytes)
         self._groups = {group: i for i, group in enumerate(record.optics_groups)}
         self.folded = BatchIds(record.folded)
         self.feed_session = record.feed_session
@@ -224,11 +229,14 @@ class Reconstruction:
         """Return a copy of everything, as a checkpoint takes it."""
         if self.engine is None or self.sampling is None or self.contrast is None:
             raise StateError("nothing has been folded yet, there is no state to save")
+        length = self._spool.length
+        self._recorded_visits = length.visits
         record = WorkerRecord(
             compatibility=compatibility_of(self._config),
             feed_session=feed_session,
             folded=self.folded.ranges,
-            pose_spool_bytes=self._spool.n_bytes,
+            pose_spool_bytes=length.rows,
+            pose_visits_bytes=length.visits,
             contrast=self.contrast,
             box_size=self.sampling[0],
             pixel_size_angstrom=self.sampling[1],
@@ -242,11 +250,13 @@ class Reconstruction:
 
     def checkpointed(self, *, durable: bool) -> None:
         """Take note that the state last given is durable, or never will be."""
+        if durable:
+            self._durable_visits.append(self._recorded_visits)
         if self.store is not None:
             self.store.index.durable() if durable else self.store.index.failed()
 
     def sync(self) -> None:
-        """Make pose table and store durable; from any thread.
+        """Make pose table and store durable, and drop poses that nothing goes back to; from any thread.
 
         Raises
         ------
@@ -257,6 +267,8 @@ class Reconstruction:
             self._spool.sync()
             if self.store is not None:
                 self.store.sync()
+            if len(self._durable_visits) == self._durable_visits.maxlen:
+                self._spool.visits.compact(self._durable_visits[0])
         except OSError as error:
             raise StateUnwritable(
                 f"{self._spool.path}: expected room for the poses, found {error.strerror}; free space: the worker "

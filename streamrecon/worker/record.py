@@ -25,8 +25,8 @@ class WorkerRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         The ledger that the batch numbers belong to.
     folded : list of (first, last)
         Batches in the state.
-    pose_spool_bytes : int
-        Length of the pose table that belongs to the state.
+    pose_spool_bytes, pose_visits_bytes : int
+        Length of the pose table that belongs to the state, and that of what visits found.
     contrast : str
     box_size, pixel_size_angstrom : int, float
     optics_groups : list of OpticsGroup
@@ -37,6 +37,7 @@ class WorkerRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     feed_session: str
     folded: list[tuple[int, int]]
     pose_spool_bytes: int
+    pose_visits_bytes: int = 0
     contrast: Contrast
     box_size: int
     pixel_size_angstrom: float

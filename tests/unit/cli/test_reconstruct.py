@@ -145,6 +145,7 @@ def test_everything_is_written_and_the_limit_holds(simulated, tmp_path):
         "status.json",
         "particles.star",
         "poses.rows",
+        "poses.visits",
         "micrographs.csv",
     }
     assert {p.name for p in tmp_path.iterdir()} == names
@@ -168,7 +169,7 @@ def test_more_passes_visit_each_particle_again_and_leave_no_store_behind(simulat
     assert "360 image visits" in " ".join(outcome.output.split())
     table = read_star(tmp_path / "particles.star")
     assert len(table) == len(set(table.identities())) == 120
-    assert (tmp_path / "poses.rows").read_bytes().count(b"\n") == 360
+    assert [(tmp_path / f"poses.{kind}").read_bytes().count(b"\n") for kind in ("rows", "visits")] == [120, 240]
     assert not (tmp_path / "particles.store").exists()
 
 

@@ -13,7 +13,7 @@ import pytest
 from streamrecon.errors import CheckpointCorrupt
 from streamrecon.geometry.orientation import Orientation
 from streamrecon.geometry.rotation import random_rotations
-from streamrecon.io import PoseSpool, read_star
+from streamrecon.io import PoseSpool, SpoolLength, read_star
 from streamrecon.optics.group import OpticsGroup
 from streamrecon.particles import ParticleTable
 
@@ -34,7 +34,7 @@ def batch(first: int, n: int) -> ParticleTable:
     )
 
 
-def append(spool: PoseSpool, first: int, n: int, seed: int = 0) -> tuple[int, np.ndarray, np.ndarray]:
+def append(spool: PoseSpool, first: int, n: int, seed: int = 0) -> tuple[SpoolLength, np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
     rotation, shift = random_rotations(rng, n), rng.normal(0, 3, (n, 2))
     rows = spool.append(
@@ -46,8 +46,8 @@ def append(spool: PoseSpool, first: int, n: int, seed: int = 0) -> tuple[int, np
         effective_sample_size=np.linspace(0.2, 3.6, n),
         log_evidence=np.full(n, -1234.5),
     )
-    assert rows[:, 1].sum() == spool.n_bytes - rows[0, 0]
-    return spool.n_bytes, rotation, shift
+    assert rows[:, 1].sum() == spool.length.rows - rows[0, 0]
+    return spool.length, rotation, shift
 
 
 def test_exports_poses_as_the_map_is_published(tmp_path: Path) -> None:
@@ -71,7 +71,7 @@ def test_exports_all_rows_with_relions_names(tmp_path: Path) -> None:
     with PoseSpool(tmp_path / "spool" / "poses.txt") as spool:
         _, rotation_1, shift_1 = append(spool, 0, 3, seed=1)
         length, rotation_2, shift_2 = append(spool, 3, 2, seed=2)
-        assert length == spool.n_bytes == spool.path.stat().st_size
+        assert length == spool.length == SpoolLength(spool.path.stat().st_size)
         assert spool.export(tmp_path / "out.star", GROUPS) == 5
     table = read_star(tmp_path / "out.star")
     assert table.optics_groups == GROUPS
@@ -107,7 +107,7 @@ def test_goes_back_to_a_checkpoint_and_on_from_there(tmp_path: Path) -> None:
         torn.write(b"000007@stacks/a.mrcs mic")
     with PoseSpool(path) as spool:
         spool.truncate(length)
-        assert spool.n_bytes == length
+        assert spool.length == length
         append(spool, 10, 1)
         assert spool.export(tmp_path / "out.star", GROUPS) == 4
     assert read_star(tmp_path / "out.star").stack_index.tolist() == [0, 1, 2, 10]
@@ -116,8 +116,12 @@ def test_goes_back_to_a_checkpoint_and_on_from_there(tmp_path: Path) -> None:
 def test_a_spool_shorter_than_the_checkpoint_says(tmp_path: Path) -> None:
     with PoseSpool(tmp_path / "poses.txt") as spool:
         length, _, _ = append(spool, 0, 3)
-        with pytest.raises(CheckpointCorrupt, match=f"expected at least the {length + 1} bytes.*found {length}"):
-            spool.truncate(length + 1)
+        with pytest.raises(
+            CheckpointCorrupt, match=f"expected at least the {length.rows + 1} bytes.*found {length.rows}"
+        ):
+            spool.truncate(SpoolLength(length.rows + 1))
+        with pytest.raises(CheckpointCorrupt, match=r"expected the 1 bytes .* found it to go from 0 to 0"):
+            spool.truncate(SpoolLength(length.rows, 1))
 
 
 def test_an_optics_group_index_of_the_session_replaces_the_tables_own(tmp_path: Path) -> None:
@@ -178,11 +182,11 @@ def test_a_row_is_updated_by_where_it_stands(tmp_path: Path) -> None:
             half=np.array([0, 1, 1]),
             **results,
         )
-        before = spool.n_bytes
+        before = spool.length
         rotation, shift = random_rotations(rng, 2), np.array([[1.5, -2.25], [0.0, 3.0]])
         changed = {name: values[:2] + 0.25 for name, values in results.items()}
         spool.update(rows[[2, 0]], rotation=rotation, shift_angstrom=shift, inlier=np.array([0.125, 1.0]), **changed)
-        assert spool.n_bytes > before
+        assert spool.length.visits > before.visits == 0
         assert spool.export(tmp_path / "out.star", GROUPS, tmp_path / "micrographs.csv") == 3
         with pytest.raises(CheckpointCorrupt, match=r"expected a row of \d+ bytes at \d+"):
             spool.update(rows[[0]] + 1, rotation=rotation[:1], shift_angstrom=shift[:1], **{
@@ -206,6 +210,37 @@ def test_a_row_is_updated_by_where_it_stands(tmp_path: Path) -> None:
     assert float(list(block.find_values("_rlnParticleFigureOfMerit"))[third]) == 0.125
     assert list(block.find_values("_rlnRandomSubset"))[third] == "2"
     assert float(list(block.find_values("_rlnLogLikeliContribution"))[third]) == 0.25
+
+
+def test_superseded_rows_go_and_the_export_stays_the_same(tmp_path: Path) -> None:
+    """Also at the length that a checkpoint recorded, in a spool that was opened again."""
+    with PoseSpool(tmp_path / "poses.rows") as spool:
+        rng = np.random.default_rng(3)
+        results = {"pose_weight": np.ones(300), "effective_sample_size": np.ones(300), "log_evidence": np.zeros(300)}
+        poses = {"rotation": random_rotations(rng, 300), "shift_angstrom": np.zeros((300, 2))}
+        rows = spool.append(batch(0, 300), **poses, half=np.zeros(300, int), **results)
+        for sweep in range(60):
+            if sweep == 50:
+                recorded = spool.length
+            poses = {"rotation": random_rotations(rng, 300), "shift_angstrom": np.full((300, 2), float(sweep))}
+            spool.update(rows, **poses, **results)
+        spool.sync()
+        assert spool.export(tmp_path / "before.star", GROUPS) == 300
+        size = (tmp_path / "poses.visits").stat().st_size
+        assert spool.visits.compact(recorded.visits)
+        assert (tmp_path / "poses.visits").stat().st_size < 0.2 * size
+        assert spool.export(tmp_path / "after.star", GROUPS) == 300
+        assert spool.length.visits == size
+    assert (tmp_path / "before.star").read_bytes() == (tmp_path / "after.star").read_bytes()
+    with PoseSpool(tmp_path / "poses.rows") as spool:
+        spool.truncate(recorded)
+        spool.export(tmp_path / "old.star", GROUPS)
+        assert set(read_star(tmp_path / "old.star").shift_angstrom.ravel().tolist()) == {49.0}
+        with pytest.raises(CheckpointCorrupt, match="to go from"):
+            spool.truncate(SpoolLength(recorded.rows, recorded.visits - 1))
+        spool.truncate(SpoolLength())
+        assert spool.length == SpoolLength()
+        assert not (tmp_path / "poses.visits").read_bytes()
 
 
 class TestNoRoom:
@@ -234,7 +269,7 @@ class TestNoRoom:
             append(spool, 0, 3, seed=0)
             room[0] = 100  # in the middle of a row
             append(spool, 3, 3, seed=3)
-            assert spool.n_bytes > spool.path.stat().st_size
+            assert spool.length.rows > spool.path.stat().st_size
             append(spool, 6, 3, seed=6)
             with pytest.raises(OSError, match="No space left"):
                 spool.sync()
@@ -242,16 +277,16 @@ class TestNoRoom:
                 spool.export(tmp_path / "out.star", GROUPS)
             room[0] = 10**9
             spool.sync()
-            assert spool.n_bytes == spool.path.stat().st_size
+            assert spool.length.rows == spool.path.stat().st_size
         assert (tmp_path / "poses").read_bytes() == (tmp_path / "whole").read_bytes()
 
     def test_what_waits_is_cut_back_too(self, tmp_path: Path, room: list[int]) -> None:
         with PoseSpool(tmp_path / "poses") as spool:
             append(spool, 0, 3)
-            length = spool.n_bytes
+            length = spool.length
             room[0] = 5
             append(spool, 3, 3)
             spool.truncate(length)
             room[0] = 10**9
             spool.sync()
-            assert spool.n_bytes == spool.path.stat().st_size == length
+            assert spool.length == length == SpoolLength(spool.path.stat().st_size)

@@ -16,6 +16,7 @@ from streamrecon.config.model import Config
 from streamrecon.errors import NumericalError
 from streamrecon.inference.compact import encode
 from streamrecon.io import read_star
+from streamrecon.io.visit_log import VisitLog, rows_of
 from streamrecon.monitor.metrics import WorkerMetrics
 from streamrecon.reconstruct.kept import Contribution, KeptLayout, KeptParticles
 from streamrecon.reconstruct.results import BatchResult, EngineState
@@ -94,6 +95,8 @@ class VisitEngine(SumEngine):
 def eager(monkeypatch):
     monkeypatch.setattr(durability, "PAUSED_CHECKPOINT_SECONDS", 0.0)
     monkeypatch.setattr(loop, "POLL_SECONDS", 0.0)
+    # poses that nothing goes back to are dropped at every checkpoint
+    monkeypatch.setitem(VisitLog.__init__.__kwdefaults__, "least_bytes", 1)
 
 
 class Session:
@@ -193,6 +196,11 @@ def test_idle_time_goes_to_revisits_and_everything_is_counted_apart(tmp_path, fe
     assert (status.particles_seen, status.image_visits) == (80, 320)
     table = read_star(tmp_path / "particles.star")
     assert len(table) == len(set(table.identities())) == 80
+    rows = (tmp_path / "poses.rows").read_bytes().count(b"\n")
+    with VisitLog(tmp_path / "poses.visits") as visits, visits.reading() as file:
+        left = sum(1 for _ in rows_of(file))
+        assert (rows, left + visits.dropped_rows) == (80, 240)
+        assert visits.dropped_rows > 0
     # the newest pose of each: its number is its shift
     reconstruction = reopened(session)
     used = np.flatnonzero(reconstruction.store.index._entries["used"])

@@ -1,0 +1,128 @@
+"""A file that is only ever appended to or cut back, and whose writes wait in memory while the disk has no room."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+# A disk without room: it may have some again.
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+class AppendFile:
+    """Bytes on the disk, and those behind them that found no room there yet.
+
+    Parameters
+    ----------
+    path : Path
+        Made if it is missing, with the folder around it.
+
+    Attributes
+    ----------
+    shift : int
+        Where in the file the first byte that was ever appended would be: below 0 if what came first was dropped.
+        Lengths and offsets count from there.
+    replaced : int
+        How often another file took its place.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.shift = self.replaced = 0
+        self._descriptor = self._opened()
+        self._closed = False
+        self._written = os.fstat(self._descriptor).st_size
+        self._waiting = b""
+        self._lock = threading.Lock()  # a checkpoint is made durable in a thread of its own
+
+    def _opened(self) -> int:
+        # not buffered: after a failed write it has to be known which bytes are in the file
+        return os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+
+    @property
+    def n_bytes(self) -> int:
+        """Length, what waits included."""
+        with self._lock:
+            return self._written + len(self._waiting) - self.shift
+
+    def append(self, data: bytes) -> int:
+        """Append bytes, now or once there is room; return where they begin."""
+        with self._lock:
+            start = self._written + len(self._waiting) - self.shift
+            self._waiting += data
+        try:
+            self.write_waiting()
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                raise
+        return start
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Return bytes, on the disk or waiting for it; fewer at the end."""
+        with self._lock:
+            at = offset + self.shift
+            stored = max(0, min(length, self._written - at))
+            found = os.pread(self._descriptor, stored, at) if stored else b""
+            start = max(0, at - self._written)
+            return found + self._waiting[start : start + length - stored]
+
+    def write_waiting(self) -> None:
+        """Write what waits.
+
+        Raises
+        ------
+        OSError
+            There is no room; nothing is lost meanwhile.
+        """
+        with self._lock:
+            self._write()
+
+    def _write(self) -> None:
+        while self._waiting:
+            written = os.write(self._descriptor, self._waiting)
+            self._written, self._waiting = self._written + written, self._waiting[written:]
+
+    def sync(self) -> None:
+        """Make everything appended so far durable.
+
+        Raises
+        ------
+        OSError
+            There is no room.
+        """
+        self.write_waiting()
+        os.fsync(self._descriptor)
+
+    def truncate(self, n_bytes: int) -> None:
+        """Cut it back to a length that it had; what waits is dropped."""
+        with self._lock:
+            os.ftruncate(self._descriptor, n_bytes + self.shift)
+            self._written, self._waiting = n_bytes + self.shift, b""
+        self.sync()
+
+    def replace(self, write: Callable[[int], None], shift: int) -> None:
+        """Take up another file that ``write`` puts in the place of this one, given the length there is on the disk.
+
+        Nothing is written meanwhile. If ``write`` raises, the file that is then there is taken up; `replaced` tells.
+        """
+        with self._lock:
+            try:
+                write(self._written)
+            finally:
+                # whatever happened, what comes next belongs into the file that is there now
+                if not os.path.samestat(self.path.stat(), os.fstat(self._descriptor)):
+                    new = self._opened()
+                    os.close(self._descriptor)
+                    self._descriptor = new
+                    self._written, self.shift = os.fstat(new).st_size, shift
+                    self.replaced += 1
+
+    def close(self) -> None:
+        """Close it. What found no room is lost: no checkpoint has it."""
+        if not self._closed:
+            self._closed = True
+            os.close(self._descriptor)
