@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from streamrecon.errors import CheckpointCorrupt
+from streamrecon.io import atomic
 from streamrecon.io.atomic import atomic_path
 from streamrecon.io.visit_log import VisitLog, rows_of
 
@@ -175,6 +176,26 @@ def test_without_room_the_old_file_stays(tmp_path, monkeypatch):
     assert log.compact(log.n_bytes)
     assert last_rows(log) == as_rows({1: 3, 2: 5})
     log.close()
+
+
+def test_where_the_new_file_is_there_but_not_durable_it_goes_on_in_that(tmp_path, monkeypatch):
+    with VisitLog(tmp_path / "poses.visits", least_bytes=1) as log:
+        log.append([row(1, 1), row(1, 2)])
+        log.sync()
+        length = log.n_bytes
+
+        def broken(folder):
+            raise OSError(5, "Input/output error")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(atomic, "sync_folder", broken)
+            with pytest.raises(OSError, match="Input/output"):
+                log.compact(length)
+        log.append([row(2, 3)])
+        assert log.n_bytes == length + len(row(2, 3))
+        assert last_rows(log) == as_rows({1: 2, 2: 3})
+        log.truncate(length)
+        assert last_rows(log) == as_rows({1: 2})
 
 
 def test_rows_that_come_during_a_compaction_are_not_lost(tmp_path):
