@@ -31,7 +31,12 @@ _OPERATORS_TRIED = 12
 
 
 def trusted_symmetry(
-    half_a: NDArray[np.floating], half_b: NDArray[np.floating], voxel_size_angstrom: float, asked: str
+    half_a: NDArray[np.floating],
+    half_b: NDArray[np.floating],
+    voxel_size_angstrom: float,
+    asked: str,
+    *,
+    at_least: float = 0.0,
 ) -> tuple[Orientation, str]:
     """Find the symmetry of two half maps that were made without any, and say whether to impose it.
 
@@ -41,6 +46,8 @@ def trusted_symmetry(
     voxel_size_angstrom : float
     asked : str
         A group, or "auto": whatever the map shows, from 15 A on.
+    at_least : float
+        What copies must hold of what the halves share, where that is more than usual.
 
     Returns
     -------
@@ -64,7 +71,7 @@ def trusted_symmetry(
         return Orientation(), f"no axes at {reached}: the nearest, {nearest}, agree by {found.correlation:.2f}"
     placement = finely_placed(mean, group, found.placement, min(end, _PLACEMENT_SHELLS), curves.corrected)
     held = held_between_halves(half_a * mask, half_b * mask, group, placement, end)
-    if held < (HELD_AUTO if asked == "auto" else HELD_ASKED):
+    if held < max(at_least, HELD_AUTO if asked == "auto" else HELD_ASKED):
         return Orientation(), f"{group} at low resolution only: {held:.2f} of the signal at {reached}"
     reason = f"{group}: its copies hold {held:.2f} of what the halves share at {reached}"
     return Orientation(group, placement.rotation, placement.center), reason

@@ -20,6 +20,13 @@ class RefinementGauges:
 
     def __init__(self, gauge: Maker[Gauge]) -> None:
         self._copies = gauge("symmetry_copies", "Copies of the particle that the imposed symmetry makes; 1: none is.")
+        self._gain = gauge(
+            "symmetry_gain_nats",
+            "By how much a map without the imposed symmetry explains new images better, an image. NaN: not known.",
+        )
+        self._contradicted = gauge(
+            "symmetry_contradicted", "1 while images contradict the symmetry that was asked for."
+        )
         self._starts = gauge("starts", "Random starts that run side by side now.")
         self._agreement = gauge(
             "start_agreement_ratio",
@@ -30,6 +37,7 @@ class RefinementGauges:
         self._finishing = gauge("finishing", "1 while the stream is over and the last sweeps are made.")
         self._group = ""
         self._copies.set(1)
+        self._gain.set(float("nan"))
         self._starts.set(1)
         self._agreement.set(float("nan"))
 
@@ -38,6 +46,8 @@ class RefinementGauges:
         if status.symmetry != self._group:
             self._group = status.symmetry
             self._copies.set(len(symmetry_operators(status.symmetry)))
+        self._gain.set(status.symmetry_gain)
+        self._contradicted.set(status.symmetry_contradicted)
         self._starts.set(status.starts)
         self._agreement.set(status.start_agreement)
         self._challenges.set(status.challenges)

@@ -7,8 +7,9 @@ from dataclasses import asdict, dataclass, fields
 from typing import TypeVar
 
 from streamrecon.reconstruct.stages import Stages
+from streamrecon.reconstruct.symmetry_doubts import SymmetryDoubts
 
-_Fields = TypeVar("_Fields", "Counters", "Recent", Stages)
+_Fields = TypeVar("_Fields", "Counters", "Recent", Stages, SymmetryDoubts)
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Counters:
     revisits: int = 0
 
 
-def with_prefix(prefix: str, values: Counters | Recent | Stages) -> dict[str, int | float | str]:
+def with_prefix(prefix: str, values: Counters | Recent | Stages | SymmetryDoubts) -> dict[str, int | float | str]:
     """Return a dataclass of plain fields as scalars."""
     return {prefix + name: value for name, value in asdict(values).items()}
 

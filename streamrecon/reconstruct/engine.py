@@ -287,7 +287,7 @@ class Engine:
         reason = self._challenges.doubt(status, self.settings.settle_images, leader.sure_shells)
         if reason:
             self._starts[self._next] = self._start(self._next)
-            self._starts[self._next].begin_late(status.particles_seen, status.image_visits)
+            self._starts[self._next].begin_late(status.particles_seen, status.image_visits, leader)
             self._evidence[self._next] = 0.0
             self._next += 1
             self._challenges.begin(reason, status.image_visits)

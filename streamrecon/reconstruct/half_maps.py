@@ -110,6 +110,10 @@ class HalfMaps:
         self.fsc = self.latest.fsc
         return self.latest
 
+    def take_up(self, solved: SolvedMap) -> None:
+        """Keep a map of these sums as the latest."""
+        self.latest, self.fsc = solved, solved.fsc
+
     def peek(self, k_max: int, *, published: bool = False) -> SolvedMap:
         """Solve for the map up to ``k_max`` and change nothing; ``published``: turned into the published frame."""
         sums = self._sums()
@@ -120,7 +124,14 @@ class HalfMaps:
             )
             sums = (first, second)
         solved = self._solver.solve(sums, k_max, self.fsc, self.latest)
-        # the band and the stages follow it: it must be the same everywhere
+        return self._agreed(solved)
+
+    def plain(self, k_max: int, fsc: NDArray[np.float32]) -> SolvedMap:
+        """Solve for the map up to ``k_max`` with nothing imposed, and change nothing; ``fsc`` is its prior."""
+        return self._agreed(self._solver.solve(self._sums(), k_max, fsc, self.latest))
+
+    def _agreed(self, solved: SolvedMap) -> SolvedMap:
+        """Return a map with the FSC of rank 0: the band and the stages follow it, it must be the same everywhere."""
         return replace(solved, fsc=agreed(self._collective, solved.fsc))
 
     def turned(self, solved: SolvedMap) -> SolvedMap:
@@ -145,7 +156,7 @@ class HalfMaps:
         """Return the latest map: what both halves are posed against in ab initio."""
         return self._latest().volume
 
-    def half_references(self, join_shells: int) -> tuple[Array, Array]:
+    def half_references(self, join_shells: int, solved: SolvedMap | None = None) -> tuple[Array, Array]:
         """Return each half's own map, the two sharing their lowest shells.
 
         Parameters
@@ -153,17 +164,19 @@ class HalfMaps:
         join_shells : int
             Up to here both take the full map: it keeps the halves in one frame, and says nothing about the
             resolution that their FSC is asked for.
+        solved : SolvedMap, optional
+            Another map than the latest.
         """
-        latest = self._latest()
+        latest = solved or self._latest()
         box = len(latest.volume)
         low = self._low_shells(box, join_shells)
         full, *halves = (self._backend.rfftn(v) for v in (latest.volume, latest.half_a, latest.half_b))
         a, b = (self._backend.irfftn(half + low * (full - half), box) for half in halves)
         return a, b
 
-    def low_passed(self, shells: int) -> Array:
-        """Return the latest map with nothing beyond ``shells``."""
-        latest = self._latest()
+    def low_passed(self, shells: int, solved: SolvedMap | None = None) -> Array:
+        """Return the latest map, or another one, with nothing beyond ``shells``."""
+        latest = solved or self._latest()
         box = len(latest.volume)
         keep = self._low_shells(box, shells)
         return self._backend.irfftn(self._backend.rfftn(latest.volume) * keep, box)

@@ -71,6 +71,13 @@ class PoseEstimator:
         """Rings the global search reads, whatever k_max is."""
         return self._search.grid.n_rings
 
+    @property
+    def cubes(self) -> tuple[Array, Array]:
+        """Return the maps that images of half a and half b are posed against, as cubes of slices."""
+        if self._references is None:
+            raise RuntimeError("maps asked for before set_maps")
+        return self._references[0].cube, self._references[1].cube
+
     def limit_to(self, operators: NDArray[np.floating]) -> None:
         """Search from now on, of directions that a symmetric map makes equivalent, only one; `set_maps` comes next.
 

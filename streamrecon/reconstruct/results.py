@@ -93,7 +93,10 @@ class EngineStatus:
     ``stage`` is one of `STAGES`, and ``stage_reason`` says to people what brought it there. ``fsc_kind`` is one of
     `FSC_KINDS` and says how honest the FSC is: "common" between halves posed on one map (optimistic), "gold_standard"
     between halves posed on their own. ``inlier_share``: share of images that the map explains, NaN while unknown.
-    ``symmetry`` is the point group that is imposed, and ``symmetry_reason`` says why or why not.
+    ``symmetry`` is the point group that is imposed, and ``symmetry_reason`` says why or why not. ``symmetry_gain`` is
+    by how much a map without it explains new images better, nats an image (below 0 where the particle has it; NaN: not
+    known); ``symmetry_contradicted`` says that the images contradict a group that was asked for, and
+    ``symmetry_taken_back`` which one was imposed unasked and turned out not to be there ("": none).
     ``starts`` are the random starts that run side by side now, ``start_agreement`` (-1 to 1, NaN while unknown) is how
     alike the maps of the last two that were compared are, ``challenges`` how many fresh starts were made since the
     first ones, and ``challenge_reason`` why the last one was, and how it ended.
@@ -118,6 +121,9 @@ class EngineStatus:
     inlier_share: float = float("nan")
     symmetry: str = "C1"
     symmetry_reason: str = ""
+    symmetry_gain: float = float("nan")
+    symmetry_contradicted: bool = False
+    symmetry_taken_back: str = ""
     starts: int = 1
     start_agreement: float = float("nan")
     challenges: int = 0

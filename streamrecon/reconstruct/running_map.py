@@ -13,14 +13,18 @@ from streamrecon.compute.backend import Array, Backend
 from streamrecon.errors import NumericalError
 from streamrecon.fourier.points import half_plane_points
 from streamrecon.fourier.shells import first_shell_below
+from streamrecon.inference.importance import PoseSamples
 from streamrecon.inference.observation import ImageGeometry
 from streamrecon.reconstruct.band import GROWTH_THRESHOLD, choose_band
-from streamrecon.reconstruct.collective import ALONE, Collective
+from streamrecon.reconstruct.collective import ALONE, Collective, Share
 from streamrecon.reconstruct.extent import join_shells
+from streamrecon.reconstruct.half_maps import PAD
 from streamrecon.reconstruct.mapping import SolvedMap
 from streamrecon.reconstruct.optimised_halves import make_halves
+from streamrecon.reconstruct.plain_maps import PlainMaps
 from streamrecon.reconstruct.posing import PoseEstimator
 from streamrecon.reconstruct.progress import Progress
+from streamrecon.reconstruct.relaxation import relaxed
 from streamrecon.reconstruct.settings import EngineSettings
 from streamrecon.reconstruct.symmetry import Symmetry
 
@@ -75,6 +79,7 @@ class RunningMap:
         self.points = half_plane_points(min(settings.start_shells, k_limit))
         self.halves = make_halves(settings, backend, geometry, self.points.k_max, collective)
         self._volumes: tuple[Array, Array] | None = None
+        self._plain = PlainMaps(backend, geometry, self.halves)
 
     @property
     def sure_shells(self) -> int:
@@ -123,23 +128,61 @@ class RunningMap:
     def _hand_over(self) -> None:
         """Begin refinement: halves posed against the common map's surest shells until they have maps of their own."""
         self._progress.stages.hand_over(self._progress.done.particles_seen, self.points.k_max)
-        shells = first_shell_below(self.halves.fsc, _HAND_OVER_FSC) - 1
-        volume = self.halves.low_passed(max(shells, self._settings.start_shells))
+        volume = self.halves.low_passed(self._sure_shells_alone())
         self._take_up((volume, volume))
         self.empty()
 
+    def _sure_shells_alone(self) -> int:
+        """Return the shells of the common map that noise did not shape."""
+        return max(first_shell_below(self.halves.fsc, _HAND_OVER_FSC) - 1, self._settings.start_shells)
+
+    def relaxed(
+        self, samples: PoseSamples, weighed: Array, n_a: int, rng: np.random.Generator, share: Share, *, new: bool
+    ) -> PoseSamples:
+        """Return posteriors with poses chosen among those that an imposed symmetry makes equivalent; see `relaxation`.
+
+        Parameters
+        ----------
+        samples : PoseSamples
+            Of this rank's images, the first ``n_a`` of them of half a.
+        weighed : ndarray, (3, n, n_points)
+        new : bool
+            Whether these images are in no map yet: only such can say whether the symmetry is there.
+        """
+        if not self.symmetry.orientation.turned:
+            return samples
+        cubes = (self._poses.cubes, self._plain.cubes(self.points.k_max))
+        found = relaxed(
+            self._backend, cubes, PAD, self._geometry.box_size, self.symmetry.orientation, samples, weighed,
+            self.points, n_a, rng, share,
+        )  # fmt: skip
+        if new and self._progress.stages.split:
+            self.symmetry.doubts.note(*share.join(found.log_likelihood, found.gain))
+        return found.samples
+
     def _follow_symmetry(self, *, look: bool) -> None:
-        """Impose a symmetry once the map shows it; let go of it when the map was wrong and is searched for anew."""
-        symmetry, sure = self.symmetry, self.sure_shells
+        """Impose a symmetry once the map shows it; let go of it when the images contradict it, or all of the map."""
+        symmetry, sure, done = self.symmetry, self.sure_shells, self._progress.done
         if self._progress.searching:
             if symmetry.orientation.turned:
                 symmetry.forget("new images contradict the map: no longer imposed")
                 self._impose()
             return
         latest = self.halves.latest
+        if symmetry.orientation.turned:
+            if self._progress.stages.split and latest is not None:
+                plain = self._plain.solve(latest.k_max)
+                if symmetry.judge(sure):
+                    self._impose()
+                    self.halves.take_up(plain)
+                    # what was posed under a wrong symmetry is worth searching for anew
+                    done.frame += 1
+            return
         if not look or latest is None or not symmetry.due(sure):
             return
         if symmetry.look(self._backend, latest, self._geometry, sure):
+            # the last map made without it; halves that are not apart yet need what noise did not shape
+            self._plain.begin(latest, None if self._progress.stages.split else self._sure_shells_alone())
             self._impose()
             self.halves.solve(self.points.k_max)
 
@@ -147,6 +190,8 @@ class RunningMap:
         """Have maps solved, and poses searched, under the symmetry as it now is; new maps must be taken up next."""
         self.halves.orientation = self.symmetry.orientation
         self._poses.limit_to(self.symmetry.orientation.operators)
+        if not self.symmetry.orientation.turned:
+            self._plain.clear()
 
     def _take_up(self, volumes: tuple[Array, Array]) -> None:
         """Make these the maps that the images of half a and half b are posed against."""
@@ -191,7 +236,7 @@ class RunningMap:
         """Return arrays on the host and scalars for a checkpoint."""
         arrays, scalars = self.halves.state()
         symmetry_arrays, symmetry_scalars = self.symmetry.state()
-        arrays |= symmetry_arrays
+        arrays |= {**symmetry_arrays, **self._plain.state()}
         if self._volumes is not None:
             to_host = self._backend.to_host
             arrays |= {"reference_a": to_host(self._volumes[0]), "reference_b": to_host(self._volumes[1])}
@@ -202,6 +247,7 @@ class RunningMap:
         self.points = half_plane_points(int(scalars["k_max"]))
         self.symmetry.restore(arrays, scalars)
         self._impose()
+        self._plain.restore(arrays)
         self.halves.restore(arrays, scalars)
         if "reference_a" in arrays:
             first, second = (self._backend.to_device(arrays[f"reference_{h}"]) for h in ("a", "b"))

@@ -115,9 +115,10 @@ class Trajectory:
         latest = self._map.halves.latest
         return None if latest is None else np.asarray(self._backend.to_host(latest.volume), np.float32)
 
-    def begin_late(self, particles_seen: int, image_visits: int) -> None:
-        """Let a start that has folded nothing yet count on from what the session has seen."""
+    def begin_late(self, particles_seen: int, image_visits: int, before: Trajectory) -> None:
+        """Let a start that has folded nothing yet count on from what the session has seen in the one ``before``."""
         done = self._progress.done
+        self._map.symmetry.learn_from(before._map.symmetry)
         done.particles_seen, done.image_visits = particles_seen, image_visits
         done.last_update = done.last_growth = image_visits
 
@@ -174,6 +175,7 @@ class Trajectory:
         samples, weighed = self._poses.sample(
             observations, seen.inverse_noise, self._map.points, temperature, seen.n_a, rng, share
         )
+        samples = self._map.relaxed(samples, weighed, seen.n_a, rng, share, new=True)
         result, contribution = self._take_in(seen, samples, weighed, temperature, None)
         kept = None
         compact = observations.compact
@@ -230,6 +232,7 @@ class Trajectory:
             samples, weighed = self._poses.resample(
                 observations, seen.inverse_noise, points, modes, seen.n_a, rng, share
             )
+        samples = self._map.relaxed(samples, weighed, seen.n_a, rng, share, new=False)
         result, contribution = self._take_in(seen, samples, weighed, temperature, own)
         contribution, _ = joined_ranks(share, contribution, None)
         return self._finished(result, replace(kept, contribution=contribution), started)
@@ -357,7 +360,14 @@ class Trajectory:
         """Return where the engine stands."""
         status = self._progress.status(self._geometry, self._map.points.k_max, self._map.halves.fsc)
         symmetry = self._map.symmetry
-        return replace(status, symmetry=symmetry.orientation.group, symmetry_reason=symmetry.reason)
+        return replace(
+            status,
+            symmetry=symmetry.orientation.group,
+            symmetry_reason=symmetry.reason,
+            symmetry_gain=symmetry.doubts.mean_gain,
+            symmetry_contradicted=symmetry.contradicted,
+            symmetry_taken_back=symmetry.taken_back,
+        )
 
     def state(self) -> EngineState:
         """Return everything needed to go on; the arrays are not copied."""

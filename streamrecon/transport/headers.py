@@ -156,6 +156,9 @@ class StatusHeader(Progress, frozen=True, kw_only=True, tag_field="type", tag="s
     stage_reason: str = ""
     symmetry: str = "C1"
     symmetry_reason: str = ""
+    symmetry_gain: float | None = None
+    symmetry_contradicted: bool = False
+    symmetry_taken_back: str = ""
     starts: Count = 1
     start_agreement: float | None = None
     challenges: Count = 0

@@ -23,6 +23,7 @@ class StatusNews:
         self._tell = tell
         self._stage = ""
         self._symmetry = "C1"
+        self._contradicted = False
         self._challenge = ""
 
     def take(self, status: EngineStatus) -> None:
@@ -39,6 +40,12 @@ class StatusNews:
             what = f"{status.symmetry} is imposed from now on" if imposed else f"{before} is no longer imposed"
             text = f"{what} ({status.symmetry_reason})"
             self._tell("symmetry_imposed", text, group=status.symmetry, particles_seen=seen)
+        if status.symmetry_contradicted != self._contradicted:
+            self._contradicted = status.symmetry_contradicted
+            what = "new images contradict" if self._contradicted else "new images contradict no longer"
+            text = f"{what} {status.symmetry}, which was asked for and stays imposed ({status.symmetry_reason})"
+            gain = {} if math.isnan(status.symmetry_gain) else {"gain_nats": round(status.symmetry_gain, 2)}
+            self._tell("symmetry_contradicted", text, group=status.symmetry, contradicted=self._contradicted, **gain)
         if status.challenge_reason != self._challenge:
             self._challenge = status.challenge_reason
             agreement = status.start_agreement

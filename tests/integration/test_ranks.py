@@ -11,9 +11,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 
 from streamrecon.compute.cpu import CpuBackend
 from streamrecon.errors import NumericalError
+from streamrecon.geometry.orientation import Orientation
 from streamrecon.particles import ParticleBatch
 from streamrecon.reconstruct.engine import Engine
 from streamrecon.reconstruct.kept import joined
@@ -181,6 +183,40 @@ def test_a_revisit_of_several_ranks_is_the_revisit_of_one(history, stage, count)
         assert_same_images(found[0], alone[0])
         assert_same_kept(found[0].kept, alone[0].kept)
         assert_same_state(found[1], alone[1])
+
+
+def test_poses_that_a_symmetry_makes_equivalent_are_chosen_by_several_ranks_as_by_one(history, particles):
+    """A threefold axis imposed on a map in refinement, and batches after it: new particles, and some visited again."""
+    turn = Rotation.random(random_state=1).as_matrix()
+
+    def find(*halves, at_least=0.0):
+        return Orientation("C3", turn, np.zeros(3)), "believed"
+
+    settings = replace(SETTINGS, symmetry="C3", settled_window_images=200)
+    state, kept = history["refining"]
+    imposed = Engine(settings, BOX, PIXEL, CpuBackend(1), 1, keep=True, find_symmetry=find)
+    imposed.restore(copied(state))
+    for batch in particles[9:12]:
+        imposed.fold(batch)
+    assert imposed.status.symmetry == "C3"
+    assert imposed.status.fsc_kind == "gold_standard"
+    imposed._go_on_with(imposed._leader, "is not what this is about")
+    before = imposed.state()
+
+    def work(engine):
+        engine.restore(copied(before))
+        results = engine.fold(particles[12]), engine.revisit(kept.take(np.arange(41)), np.zeros(41, bool))
+        return *results, engine.state()
+
+    (alone,) = together(1, work)
+    name = f"start{imposed._leader}_symmetry_doubts_images"
+    heard = alone[2].scalars[name] - before.scalars[name]
+    assert heard == 100  # those visited again say nothing
+    for found in together(3, work):
+        for result, expected in zip(found[:2], alone[:2], strict=True):
+            assert_same_images(result, expected)
+            assert_same_kept(result.kept, expected.kept)
+        assert_same_state(found[2], alone[2])
 
 
 def test_from_a_random_start_to_the_same_map(particles):
