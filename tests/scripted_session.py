@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -37,11 +38,11 @@ def resolution_at(particles: int) -> float:
     return float(1.0 / np.sqrt(max(1e-4, (np.log(particles) - INTERCEPT) / (2.0 * B_FACTOR))))
 
 
-def status_at(particles: int, stage: str | None = None) -> EngineStatus:
-    """Return the status of an engine that has seen so many particles."""
+def status_at(particles: int, stage: str | None = None, **changes: Any) -> EngineStatus:
+    """Return the status of an engine that has seen so many particles, some of it changed."""
     stage = stage or ("searching" if particles < 2500 else "settled" if particles < 5000 else "refining")
     wobble = np.sin(particles / 370.0)
-    return EngineStatus(
+    status = EngineStatus(
         stage=stage,
         particles_seen=particles,
         image_visits=particles,
@@ -57,6 +58,7 @@ def status_at(particles: int, stage: str | None = None) -> EngineStatus:
         evaluations_per_image=105.0,
         log_evidence=180.0 * (1.0 - np.exp(-particles / 1500.0)) + 3.0 * wobble,
     )
+    return replace(status, **changes)
 
 
 def snapshot_at(particles: int) -> Snapshot:

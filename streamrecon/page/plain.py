@@ -29,13 +29,13 @@ def plain_page(hub: Hub, downloads: Mapping[str, bool], *, charts: bool) -> str:
     charts : bool
         Whether the full page can be had.
     """
-    state, status, maps = hub.get("state"), hub.get("status"), hub.get("maps").get("maps", {})
+    state, maps = hub.get("state"), hub.get("maps").get("maps", {})
     name = str(hub.get("session").get("name", "session"))
     parts = [
         "<p><a href='/'>Full page</a></p>" if charts else _CHARTS_MISSING,
         f"<h1>{escape(name)}</h1><p><strong>{escape(str(state.get('title', '')))}.</strong>"
         f" {escape(str(state.get('text', '')))}</p>",
-        _table("Numbers", ("what", "value"), _numbers(status, hub.get("ledger"), hub.get("assessment"))),
+        _table("Numbers", ("what", "value"), _numbers(hub)),
         _pictures(maps if isinstance(maps, dict) else {}, hub.get("assessment")),
         _quarantine(hub.get("ledger")),
         "<h2>Downloads</h2><ul>"
@@ -55,9 +55,10 @@ def plain_page(hub: Hub, downloads: Mapping[str, bool], *, charts: bool) -> str:
     )
 
 
-def _numbers(
-    status: Mapping[str, Any], ledger: Mapping[str, Any], assessment: Mapping[str, Any]
-) -> Iterable[tuple[str, str]]:
+def _numbers(hub: Hub) -> Iterable[tuple[str, str]]:
+    status: Mapping[str, Any] = hub.get("status")
+    ledger: Mapping[str, Any] = hub.get("ledger")
+    assessment, symmetry = hub.get("assessment"), hub.get("symmetry")
     particles = ledger.get("particles", {})
     yield "particles in", f"{sum(particles.get(k, 0) for k in ('ready', 'queued', 'folded')):,}"
     yield "particles in the map", f"{status.get('particles_seen', 0):,}"
@@ -68,7 +69,8 @@ def _numbers(
     yield "effective sample size", _number(status.get("effective_sample_size"))
     yield "log-evidence of an image, nats", _number(status.get("log_evidence"))
     yield "efficiency of the views", _number(assessment.get("angular_efficiency"), 2)
-    yield "symmetry imposed", str(status.get("symmetry", "none yet"))
+    why = f" ({symmetry['reason']})" if symmetry.get("reason") else ""
+    yield "symmetry", f"{symmetry.get('text', 'not known yet')}{why}"
     yield "random starts running", str(status.get("starts", 1))
     yield "in quarantine", str(ledger.get("quarantine_open", 0))
 

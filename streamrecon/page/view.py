@@ -16,7 +16,7 @@ from streamrecon.client import EventMessage, FscMessage, Message, SessionMessage
 from streamrecon.page.history import History
 from streamrecon.page.hub import Hub
 from streamrecon.page.pictures import angular_picture, preview
-from streamrecon.page.words import Facts, State, state_of
+from streamrecon.page.words import Facts, State, state_of, symmetry_words
 from streamrecon.transport.schema import EVENT, FSC, SESSION, STATUS, VOLUME_FULL, VOLUME_HALF_A, VOLUME_HALF_B
 
 MAP_NAMES = {VOLUME_FULL: "full", VOLUME_HALF_A: "half_a", VOLUME_HALF_B: "half_b"}
@@ -55,6 +55,7 @@ class SessionView:
         self._maps: dict[str, dict[str, object]] = {}
         self._volumes: dict[str, tuple[NDArray[np.float32], float]] = {}
         self._angular: bytes | None = None
+        self._assessment: dict[str, Any] = {}
         hub.put("session", {"name": name})
         self._tell_state()
 
@@ -135,6 +136,7 @@ class SessionView:
         # open pages add the row of each status themselves
         self.hub.put("history", self._history.as_json(), quiet=not (fewer or thinned))
         self.hub.put("status", fields)
+        self._tell_symmetry(fields)
         self._change(status=fields)
 
     def _take_volume(self, message: VolumeMessage) -> None:
@@ -155,6 +157,11 @@ class SessionView:
         fields["angular_shown"] = self._angular is not None
         fields.pop("angular_counts", None)
         self.hub.put("assessment", fields)
+        self._assessment = fields
+        self._tell_symmetry(self._facts.status)
+
+    def _tell_symmetry(self, status: Mapping[str, Any]) -> None:
+        self.hub.put("symmetry", asdict(symmetry_words(status, self._assessment)))
 
     def _change(self, **facts: Any) -> None:
         self._facts = Facts(**{**self._facts.__dict__, **facts})

@@ -45,6 +45,36 @@ class State:
     text: str
 
 
+@dataclass(frozen=True)
+class SymmetryWords:
+    """What the page says of the symmetry; ``alert``: somebody should look."""
+
+    text: str
+    reason: str
+    alert: bool
+
+
+def symmetry_words(status: Mapping[str, Any], assessment: Mapping[str, Any]) -> SymmetryWords:
+    """Return in words what symmetry is imposed, or seen, or taken back.
+
+    Parameters
+    ----------
+    status, assessment : mapping
+        Headers of the last messages; empty before the first.
+    """
+    group, taken_back = status.get("symmetry", "C1"), status.get("symmetry_taken_back", "")
+    reason = str(status.get("symmetry_reason", ""))
+    if group != "C1":
+        contradicted = bool(status.get("symmetry_contradicted"))
+        return SymmetryWords(f"{group} imposed" + ", contradicted by the images" * contradicted, reason, contradicted)
+    if taken_back:
+        return SymmetryWords(f"{taken_back} taken back", reason, alert=True)
+    found = assessment.get("symmetry") or {}
+    if found.get("group", "C1") != "C1":
+        return SymmetryWords(f"{found['group']} seen, not imposed", reason or str(found.get("note", "")), alert=False)
+    return SymmetryWords("no symmetry imposed" if status else "", reason, alert=False)
+
+
 def state_of(facts: Facts) -> State:
     """Return the state of a session in words."""
     seen = int(facts.status.get("particles_seen", 0))

@@ -82,6 +82,11 @@ def full_session(session, particles=6200):
     session.assess(particles)
 
 
+BOX_OF_SYMMETRY = """
+const range = document.createRange();
+range.selectNodeContents(document.getElementById('symmetry'));
+const {left, right, bottom} = range.getBoundingClientRect();
+return [left, right, bottom]"""
 PAINTED = """
 return [...document.querySelectorAll('.chart canvas')].map(canvas => {
   const {data} = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
@@ -148,6 +153,35 @@ def test_every_panel_shows_data_and_nothing_moves_or_comes_from_elsewhere(chromi
     assert foreign(chromium.asked(), session.url) == []
     assert chromium.complaints() == []
     shoot(chromium, shots, "quarantine", whole=True)
+
+
+def test_the_symmetry_stands_beside_the_map_and_what_needs_a_look_stands_out(chromium, session, shots):
+    chromium.open(session.url)
+    session.publish(6200)
+    chromium.wait(lambda: chromium.text("#symmetry") == "no symmetry imposed")
+    colour = "return getComputedStyle(document.getElementById('symmetry')).color"
+    quiet = chromium.run(colour)
+    seen = {"symmetry": "C3", "symmetry_reason": "its copies hold 0.91"}
+    for changes, words, stands_out in (
+        (seen, "C3 imposed", False),
+        ({**seen, "symmetry_contradicted": True}, "C3 imposed, contradicted by the images", True),
+        ({"symmetry_taken_back": "C3", "symmetry_reason": "it gains 18.1 nats"}, "C3 taken back", True),
+    ):
+        session.publisher.publish_status(status_at(6300, **changes))
+        chromium.wait(lambda expected=words: chromium.text("#symmetry") == expected, about=words)
+        assert chromium.run("return document.getElementById('symmetry').title") == changes["symmetry_reason"]
+        assert (chromium.run(colour) != quiet) == stands_out
+        for width in (1440, 390):
+            chromium.resize(width, 900, phone=width < 500)
+            # as it is read, nothing of it cut off
+            left, right, bottom = chromium.run(BOX_OF_SYMMETRY)
+            panel = chromium.run("return document.querySelector('.panel.map').getBoundingClientRect().right")
+            top = chromium.run("return document.getElementById('which').getBoundingClientRect().top")
+            assert 0 <= left < right <= panel, (words, width)
+            assert bottom <= top, (words, width)
+        chromium.resize(1440, 1000)
+    shoot(chromium, shots, "taken_back")
+    assert chromium.complaints() == []
 
 
 def test_map_halves_level_and_theme_are_chosen(chromium, session, shots):

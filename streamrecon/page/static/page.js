@@ -35,6 +35,12 @@ const shows = {
     addToHistory(message);
     showTitle();
   },
+  symmetry(message) {
+    set("symmetry", message.text);
+    const shown = document.getElementById("symmetry");
+    shown.title = message.reason;
+    shown.classList.toggle("warned", message.alert);
+  },
   history: showHistory,
   fsc: showFsc,
   assessment(message) {

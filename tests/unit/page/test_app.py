@@ -34,7 +34,8 @@ def page(tmp_path_factory):
     (output / "snapshots" / "volume.mrc").write_bytes(b"map" * 200_000)
     (output / "ledger.sqlite").write_bytes(b"secret")
     view = SessionView(Hub(), "grid <7> & co")
-    for draft in (drafts.status_draft(status_at(3000), 5.0), *drafts.snapshot_drafts(snapshot_at(3000), 6.0)):
+    status = status_at(3000, symmetry="D2", symmetry_reason="its <copies> hold")
+    for draft in (drafts.status_draft(status, 5.0), *drafts.snapshot_drafts(snapshot_at(3000), 6.0)):
         view.take(draft.build("s", 1))
     view.take_ledger(ledger_at(3100, 3000, bad=True))
     with served(view, output, "127.0.0.1:0") as port:
@@ -165,6 +166,7 @@ def test_the_plain_page_has_numbers_pictures_reasons_and_links(page):
     assert "/map/full/slices.png?v=s-1" in text
     assert "href='/download/volume.mrc'" in text
     assert "half_a.mrc: not yet" in text
+    assert "<td>symmetry</td><td>D2 imposed (its &lt;copies&gt; hold)</td>" in text
     assert "<script" not in text
 
 

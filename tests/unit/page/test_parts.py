@@ -10,7 +10,7 @@ from streamrecon.page import libraries
 from streamrecon.page.history import History
 from streamrecon.page.hub import Hub
 from streamrecon.page.view import SessionView
-from streamrecon.page.words import Facts, state_of
+from streamrecon.page.words import Facts, state_of, symmetry_words
 from streamrecon.transport import drafts
 from tests.scripted_session import ledger_at, snapshot_at, status_at
 
@@ -66,6 +66,32 @@ def test_states_in_words(facts, kind, words):
     assert words in state.text
 
 
+SEEN = {"symmetry": {"group": "C3", "correlation": 0.9, "asked": False, "note": "look at the map"}}
+
+
+@pytest.mark.parametrize(
+    ("status", "assessment", "words"),
+    [
+        ({}, {}, ("", "", False)),
+        (status(), {}, ("no symmetry imposed", "", False)),
+        (status(symmetry="D2", symmetry_reason="its copies hold"), SEEN, ("D2 imposed", "its copies hold", False)),
+        (
+            status(symmetry="C3", symmetry_reason="why", symmetry_contradicted=True),
+            SEEN,
+            ("C3 imposed, contradicted by the images", "why", True),
+        ),
+        (status(symmetry="C1"), SEEN, ("C3 seen, not imposed", "look at the map", False)),
+        (status(symmetry="C1"), {"symmetry": None}, ("no symmetry imposed", "", False)),
+        (status(symmetry_taken_back="C3", symmetry_reason="it lost"), SEEN, ("C3 taken back", "it lost", True)),
+        # found again, and better this time
+        (status(symmetry="D3", symmetry_taken_back="C3"), SEEN, ("D3 imposed", "", False)),
+    ],
+)
+def test_the_symmetry_in_words(status, assessment, words):
+    found = symmetry_words(status, assessment)
+    assert (found.text, found.reason, found.alert) == words
+
+
 def sections(chunks):
     """Return (name, content) of every event in some pieces of a stream."""
     found = []
@@ -119,6 +145,7 @@ def test_a_view_takes_in_what_an_engine_sends(view):
     assert view.hub.get("session")["name"] == "grid 8"
     send(view, drafts.status_draft(status_at(3000), 5.0), *drafts.snapshot_drafts(snapshot_at(3000), 6.0))
     assert view.hub.get("state")["kind"] == "settled"
+    assert view.hub.get("symmetry")["text"] == "no symmetry imposed"
     assert view.hub.get("history")["rows"][-1][0] == 3000
     assert len(view.hub.get("fsc")["fsc"]) == 33
     maps = view.hub.get("maps")["maps"]
