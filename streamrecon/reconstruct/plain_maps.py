@@ -77,8 +77,10 @@ class PlainMaps:
         return {"plain_a": first, "plain_b": second, "plain_fsc": self._fsc}
 
     def restore(self, arrays: Mapping[str, Array]) -> None:
-        """Take up what `state` gave."""
+        """Take up what `state` gave; where a symmetry was imposed before there were such maps, begin from its map."""
         if "plain_a" in arrays:
             first, second = (self._backend.to_device(arrays[f"plain_{h}"]) for h in ("a", "b"))
             self._take_up((first, second))
             self._fsc = np.array(arrays["plain_fsc"], np.float32)
+        elif self._halves.orientation.turned and self._halves.latest is not None:
+            self.begin(self._halves.latest, None)

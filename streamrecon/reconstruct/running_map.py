@@ -247,8 +247,8 @@ class RunningMap:
         self.points = half_plane_points(int(scalars["k_max"]))
         self.symmetry.restore(arrays, scalars)
         self._impose()
-        self._plain.restore(arrays)
         self.halves.restore(arrays, scalars)
+        self._plain.restore(arrays)
         if "reference_a" in arrays:
             first, second = (self._backend.to_device(arrays[f"reference_{h}"]) for h in ("a", "b"))
             self._take_up((first, second if self._progress.stages.split else first))

@@ -158,6 +158,8 @@ class Symmetry:
             np.array(arrays["symmetry_center"], np.float64),
         )
         self._why, self.tried_shells = str(scalars["symmetry_reason"]), int(scalars["symmetry_tried_shells"])
+        if "symmetry_times" not in scalars:
+            return  # a checkpoint from before anything was ever taken back
         self.contradicted = bool(scalars["symmetry_contradicted"])
         self.taken_back, self._times = str(scalars["symmetry_taken_back"]), int(scalars["symmetry_times"])
         self.doubts = from_prefix(SymmetryDoubts, "symmetry_doubts_", scalars)

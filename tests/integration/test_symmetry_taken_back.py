@@ -18,6 +18,7 @@ from streamrecon.compare.poses import pose_errors
 from streamrecon.compute.cpu import CpuBackend
 from streamrecon.geometry.orientation import Orientation
 from streamrecon.reconstruct.engine import Engine
+from streamrecon.reconstruct.results import EngineState
 from streamrecon.reconstruct.settings import EngineSettings
 from streamrecon.simulate.specimen import density_from_map
 from tests.simulated import batches, f1_atpase
@@ -123,6 +124,21 @@ def test_a_checkpoint_takes_the_doubts_along(run):
             resumed.fold(batch)
     assert resumed.status.symmetry_taken_back == "C3"
     assert resumed.status.symmetry_reason == run.engine.status.symmetry_reason
+
+
+def test_a_checkpoint_from_before_there_were_doubts_is_taken_up(run):
+    """It begins with the map that there is, symmetric as it is."""
+    new = ("doubts", "contradicted", "taken_back", "times")
+    old = EngineState(
+        {name: a for name, a in run.before.arrays.items() if "plain" not in name},
+        {k: v for k, v in run.before.scalars.items() if not any(f"symmetry_{n}" in k for n in new)},
+    )
+    resumed = engine("auto", "C3", F1_PIXEL, keep=True)
+    resumed.restore(old)
+    for batch in run.since[:2]:
+        resumed.fold(batch)
+    assert resumed.status.symmetry == "C3"
+    assert resumed._starts[0]._map.symmetry.doubts.images == 200
 
 
 def test_one_that_was_asked_for_stays_and_it_is_told(run):
