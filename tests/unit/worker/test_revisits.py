@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry
 
 from streamrecon.compute.cpu import CpuBackend
 from streamrecon.config.model import Config
-from streamrecon.errors import NumericalError
+from streamrecon.errors import CheckpointCorrupt, NumericalError
 from streamrecon.inference.compact import encode
 from streamrecon.io import read_star
 from streamrecon.io.visit_log import VisitLog, rows_of
@@ -200,7 +200,6 @@ def test_idle_time_goes_to_revisits_and_everything_is_counted_apart(tmp_path, fe
     with VisitLog(tmp_path / "poses.visits") as visits, visits.reading() as file:
         left = sum(1 for _ in rows_of(file))
         assert (rows, left + visits.dropped_rows) == (80, 240)
-        assert visits.dropped_rows > 0
     # the newest pose of each: its number is its shift
     reconstruction = reopened(session)
     used = np.flatnonzero(reconstruction.store.index._entries["used"])
@@ -208,6 +207,31 @@ def test_idle_time_goes_to_revisits_and_everything_is_counted_apart(tmp_path, fe
     assert sorted(table.shift_angstrom[:, 0].tolist()) == sorted(kept.contribution.level.tolist())
     assert in_the_store(reconstruction) == (reconstruction.engine.total, 80)
     reconstruction.close()
+
+
+def test_poses_are_dropped_only_once_no_checkpoint_goes_back_to_them(tmp_path):
+    session = Session(tmp_path, Ledger({}))
+    reconstruction = Reconstruction(session.config, VisitEngine, tmp_path / SPOOL_NAME)
+    reconstruction.contrast = "protein_white"
+    reconstruction.fold(1, make_batch(1))
+    lengths = []
+    for sweep in range(12):
+        reconstruction.revisit(100)
+        reconstruction.store.index.sweep += 1
+        _, extra = reconstruction.state("feed")
+        reconstruction.sync()
+        durable = sweep % 4 != 3  # every fourth cannot be written
+        reconstruction.checkpointed(durable=durable)
+        lengths = [*lengths, extra["pose_visits_bytes"]][-3:] if durable else lengths
+    reconstruction.close()
+    with VisitLog(tmp_path / "poses.visits") as visits:
+        assert visits.dropped_rows > 20 * 4
+        for length in reversed(lengths):
+            visits.truncate(length)
+            with visits.reading() as file:
+                assert len({row.split()[0] for row in rows_of(file)}) == 20
+        with pytest.raises(CheckpointCorrupt, match="to go from"):
+            visits.truncate(lengths[0] // 3)
 
 
 def test_new_particles_come_first_and_end_the_rest(tmp_path, feed_class):
