@@ -147,7 +147,7 @@ def impose(specimen: Specimen, group: str, particles: int, snr: float, seed: int
     gain, likelihood = float("nan"), float("nan")
     for batch, _ in batches(specimen, particles, snr, seed):
         # what was said before this batch: it goes with the symmetry
-        before = engine.state().scalars
+        before = engine.state().scalars if imposed else {}
         engine.fold(batch)
         status = engine.status
         imposed = imposed or (status.particles_seen if status.symmetry != "C1" else 0)

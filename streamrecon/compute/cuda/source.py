@@ -9,7 +9,8 @@ from pathlib import Path
 
 FOLDER = Path(__file__).parents[1] / "kernels"
 _FILES = (
-    "common.cuh", "images.cu", "cells.cu", "draws.cu", "slices.cu", "insert.cu", "normal.cu", "sampling.cu", "grids.cu",
+    "common.cuh", "images.cu", "cells.cu", "draws.cu", "slices.cu", "scatter.cuh", "insert.cu", "normal.cu",
+    "sampling.cu", "grids.cu",
 )  # fmt: skip
 _KERNEL = re.compile(r'extern "C" __global__ void\s+(?:__launch_bounds__\((\d+)\)\s+)?(\w+)\(([^)]*)\)')
 # CuPy's own defaults, written out so that the tests compile exactly what users do
