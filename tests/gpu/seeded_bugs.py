@@ -7,6 +7,6 @@ _TAIL = "    for (int s = threadIdx.x; s < n_shells; s += blockDim.x)\n        p
 MISSING_BARRIER = ("    __syncthreads();\n" + _TAIL, _TAIL)
 _REDUCTION = "    if (lane == 0) scratch[warp] = v;\n    __syncthreads();\n    if (warp == 0) v = warp_max"
 REDUCTION_WITHOUT_BARRIER = (_REDUCTION, _REDUCTION.replace("    __syncthreads();\n", ""))
-PLAIN_ADD = ("atomicAdd(v + 2, f * power);", "v[2] += f * power;")
+PLAIN_ADD = ("atomicAdd(v + 2, f * weight);", "v[2] += f * weight;")
 OUTPUT_BY_ALL = ("if (lane == 0) out[row] = gain[row] * total;", "out[row] = gain[row] * total;")
 SYNTAX_OF_THE_HOST = ("const float factor = 1.f / *scale;", "const float factor = 1.f / std::abs(*scale);")
