@@ -16,10 +16,12 @@ import resource
 import tempfile
 import threading
 import time
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import structlog
+from numpy.typing import NDArray
 
 from benchmarks.common import parser, print_machine, print_table, write_json
 from streamrecon.ingest.ledger import LEDGER_NAME, Ledger
@@ -111,7 +113,7 @@ def measure(root: Path, output: Path, arguments: argparse.Namespace) -> list[dic
             time.sleep(0.5)
         start_up = time.perf_counter() - began
         peak = _peak_mib()
-        latencies = [_one_more(root, ledger, i, arguments.particles) for i in range(arguments.new)]
+        latencies = [_one_more(root, ledger, arguments.stacks + i, arguments.particles) for i in range(arguments.new)]
     stop.set()
     thread.join()
     size = (output / LEDGER_NAME).stat().st_size / 2**20
@@ -146,7 +148,7 @@ def _one_more(root: Path, ledger: Ledger, number: int, particles: int) -> float:
 
 
 def _write(root: Path, stacks: int, particles: int, *, joined: bool) -> None:
-    """Write the stacks, by copies of one: their content does not matter."""
+    """Write the stacks: the same images, and to each its number is added, as images that are known count once."""
     text: list[str] = [_HEAD]
     for number in range(stacks):
         folder = root / f"square{number // _FOLDER_STACKS:03d}"
@@ -159,15 +161,16 @@ def _write_one(folder: Path, number: int, particles: int, *, star: bool = True) 
     """Write a stack and the STAR that names its images; return the rows."""
     folder.mkdir(parents=True, exist_ok=True)
     name = f"mic{number:05d}"
-    pattern = folder.parent / ".pattern"
-    if not pattern.exists():
-        images = np.random.default_rng(1).standard_normal((particles, _BOX, _BOX)).astype(np.float32)
-        write_stack(pattern, images, _PIXEL_SIZE)
-    (folder / f"{name}.mrcs").write_bytes(pattern.read_bytes())
+    write_stack(folder / f"{name}.mrcs", _pattern(particles) + np.float32(number), _PIXEL_SIZE)
     rows = "".join(f"{i + 1:06d}@{name}.mrcs {name}.mrc 1 {15000 + i}.5 14800.25 30.5\n" for i in range(particles))
     if star:
         (folder / f"{name}.star").write_text(_HEAD + rows, encoding="ascii")
     return rows
+
+
+@cache
+def _pattern(particles: int) -> NDArray[np.float32]:
+    return np.random.default_rng(1).integers(0, 1 << 10, (particles, _BOX, _BOX)).astype(np.float32)
 
 
 def _peak_mib() -> float:

@@ -11,15 +11,15 @@ from pathlib import Path
 
 import structlog
 
+from streamrecon.ingest.copies import Copies
 from streamrecon.ingest.followed import Followed
 from streamrecon.ingest.ledger import Ledger
 from streamrecon.ingest.metrics import IngestMetrics
 from streamrecon.ingest.read_manifests import ManifestReader
-from streamrecon.ingest.renames import Renames
 from streamrecon.ingest.scan import Scan, Wanted, look_at
 from streamrecon.ingest.settle import FileState
 from streamrecon.ingest.take_stacks import StackTaker
-from streamrecon.ingest.tracked import CollectSettings, Reporter
+from streamrecon.ingest.tracked import CollectSettings, Reporter, Stack
 
 _log = structlog.get_logger(__name__)
 
@@ -47,9 +47,9 @@ class Collector:
         self._ledger = ledger
         self._reporter = Reporter(ledger, metrics)
         self._followed = Followed(wanted, settings, self._reporter)
-        renames = Renames(wanted.root, self._followed, ledger)
-        self._manifests = ManifestReader(wanted.root, settings, self._followed, ledger, self._reporter, renames)
-        self._stacks = StackTaker(settings, self._followed, ledger, metrics, self._reporter, renames)
+        copies = Copies(wanted.root, self._followed, ledger, metrics)
+        self._manifests = ManifestReader(wanted.root, settings, self._followed, ledger, self._reporter, copies)
+        self._stacks = StackTaker(settings, self._followed, ledger, metrics, self._reporter, copies)
         self._complained: set[str] = set()
 
     @property
@@ -88,22 +88,22 @@ class Collector:
 
     def retry(self, name: str, identity: str, now: float) -> None:
         """Look again at a file (identity "": all of it) or at a particle; at one not followed yet, once it is."""
-        # particles go by the name that their stack had first
-        path = self._root / (self._ledger.contents.name_of(name) or name)
-        stack, manifest = self._followed.stacks.get(path), self._followed.manifests.get(path)
-        file = stack or manifest
+        followed = self._followed
         with self._ledger.transaction():
             rows = self._ledger.release(name, identity)
-            if file is None:
-                return
-            file.settle.recheck()
-            self._reporter.update(file, now)
-        if stack is not None:
-            stack.take_back(rows)
-            self._followed.open_stacks[path] = stack
-        if manifest is not None:
-            self._followed.unread[path] = manifest
-        self._followed.changed_at = now
+            # images of a stack may lie under other names, too
+            for path in {self._root / n for n in (name, *(row.stack_name for row in rows))}:
+                file = followed.stacks.get(path) or followed.manifests.get(path)
+                if file is None:
+                    continue
+                file.settle.recheck()
+                self._reporter.update(file, now)
+                if isinstance(file, Stack):
+                    followed.open_stacks[path] = file
+                else:
+                    followed.unread[path] = file
+        followed.take_back(rows)
+        followed.changed_at = now
 
     # What is done about it
 
@@ -125,14 +125,20 @@ class Collector:
 
     def _look(self, now: float, end: float) -> bool:
         # Stacks first: the rows of a manifest stay in memory until its stacks are examined.
-        for stack in list(self._followed.open_stacks.values()):
-            if self._stacks.due(stack, now):
-                self._stacks.examine(stack, now)
-                if time.monotonic() > end:
-                    return True
+        if self._examine([s for s in self._followed.open_stacks.values() if s.settle.referred], now, end):
+            return True
         for manifest in list(self._followed.unread.values()):
             if self._manifests.due(manifest, now):
                 self._manifests.read(manifest, now)
+                if time.monotonic() > end:
+                    return True
+        return self._examine(list(self._followed.open_stacks.values()), now, end)
+
+    def _examine(self, stacks: list[Stack], now: float, end: float) -> bool:
+        # Those whose images were replaced last: the others may hold what they held.
+        for stack in sorted(stacks, key=lambda s: s.replaced):
+            if self._stacks.due(stack, now):
+                self._stacks.examine(stack, now)
                 if time.monotonic() > end:
                     return True
         return False

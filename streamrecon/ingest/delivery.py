@@ -10,9 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamrecon.errors import IngestError
+from streamrecon.ingest.fingerprint import digests_at
 from streamrecon.ingest.ledger import Ledger
 from streamrecon.ingest.ledger_batches import decode_body
+from streamrecon.ingest.ledger_contents import Place
 from streamrecon.ingest.ledger_schema import BatchRecord
+from streamrecon.ingest.scan import look_at
 from streamrecon.io.mrc import read_sections
 from streamrecon.transport.feed_schema import Batch
 from streamrecon.transport.table_wire import TableWire
@@ -50,23 +53,45 @@ class Delivery:
         """
         table = decode_body(batch)
         identities = _identities(table)
-        # particles keep the name that their stack had first; it may have been renamed since
-        names = [self._ledger.contents.name_of(stack) or stack for stack in table.stack_names]
-        table = msgspec.structs.replace(table, stack_names=names)
+        table, bad = self._locate(batch, table, identities)
         box_size = table.optics_groups[0].box_size
         message = Batch(
             batch_id=batch.batch_id,
             session=self._ledger.session,
-            table=msgspec.structs.replace(table, stack_names=[str(self._root / name) for name in names]),
+            table=msgspec.structs.replace(table, stack_names=[str(self._root / name) for name in table.stack_names]),
             identities=identities,
             by_reference=by_reference,
             box_size=box_size,
-            stack_bytes=self._ledger.stack_sizes(names) if by_reference else [],
+            stack_bytes=self._ledger.stack_sizes(table.stack_names) if by_reference else [],
         )
-        if by_reference:
-            return message, None, {}
+        if by_reference or bad:
+            return message, None, bad
         pixels, bad = self._read(table, identities, box_size)
         return message, pixels, bad
+
+    def _locate(
+        self, batch: BatchRecord, table: TableWire, identities: list[str]
+    ) -> tuple[TableWire, dict[str, tuple[str, str]]]:
+        """Return the table with a file and section for each image in which it lies now, and the particles of none."""
+        places = self._ledger.contents.places_of_batch(batch.batch_id)
+        look = _Look(self._ledger, self._root)
+        names: dict[str, int] = {}
+        numbers, indices = [], []
+        bad: dict[str, tuple[str, str]] = {}
+        for identity, stack, index in zip(identities, table.stack_number, table.stack_index, strict=True):
+            known = places.get(identity, [Place(table.stack_names[stack], index, None)])
+            place = next(filter(look.is_at, known), None)
+            if place is None:
+                where = ", ".join(str(self._root / p.name) for p in known) or "no file that is there"
+                bad[identity] = (
+                    "ingest_error",
+                    f"{identity}: expected its image in {where}, found it there no more; put the stack back",
+                )
+                place = Place(table.stack_names[stack], index, None)
+            numbers.append(names.setdefault(place.name, len(names)))
+            indices.append(place.section)
+        located = msgspec.structs.replace(table, stack_names=list(names), stack_number=numbers, stack_index=indices)
+        return located, bad
 
     def _read(
         self, table: TableWire, identities: list[str], box_size: int
@@ -89,6 +114,31 @@ class Delivery:
             except IngestError as error:
                 bad |= {identities[row]: (error.kind, str(error)) for row in rows}
         return pixels, bad
+
+
+class _Look:
+    """Looks once at each file of a batch."""
+
+    def __init__(self, ledger: Ledger, root: Path) -> None:
+        self._ledger = ledger
+        self._root = root
+        self._unchanged: dict[str, bool | None] = {}  # None: not there
+
+    def is_at(self, place: Place) -> bool:
+        """Whether an image lies where it lay when the file was examined."""
+        path = self._root / place.name
+        if place.name not in self._unchanged:
+            sighting = look_at(path)
+            self._unchanged[place.name] = (
+                None
+                if sighting is None
+                else (self._ledger.stack_signature(place.name) == (sighting.size, sighting.mtime_ns))
+            )
+        unchanged = self._unchanged[place.name]
+        if unchanged is None:
+            return False
+        # one that has changed may have grown, or hold others by now
+        return unchanged or place.image is None or digests_at(path, [place.section]) == [place.image]
 
 
 def _identities(table: TableWire) -> list[str]:

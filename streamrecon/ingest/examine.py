@@ -10,15 +10,14 @@ import msgspec
 import numpy as np
 
 from streamrecon.errors import IngestError, ManifestMismatch, StreamReconError
+from streamrecon.ingest.fingerprint import image_digests
 from streamrecon.ingest.ledger_schema import Sampling
 from streamrecon.ingest.settle import Problem
 from streamrecon.io import (
     StackProbe,
-    check_complete,
     check_images,
     check_same_sampling,
     check_stack,
-    probe_stack,
     read_sections,
 )
 from streamrecon.optics.group import OpticsGroup
@@ -37,6 +36,8 @@ class Examined:
     rows : dict of section to ParticleRow
         Those the stack holds, with the box size filled in.
     bad : dict of section to (kind, reason)
+    images : dict of section to bytes
+        What tells the images that are good; see `image_digests`.
     sampling : Sampling
         The session's, set by this stack if it is the first.
     """
@@ -44,6 +45,7 @@ class Examined:
     probe: StackProbe
     rows: dict[int, ParticleRow]
     bad: dict[int, tuple[str, str]]
+    images: dict[int, bytes]
     sampling: Sampling | None
 
 
@@ -54,18 +56,21 @@ def problem_of(error: StreamReconError) -> Problem:
 
 def examine_stack(
     path: Path,
+    probe: StackProbe,
     rows: Mapping[int, ParticleRow],
     manifest: Path,
     sampling: Sampling | None,
     *,
     require_ctf: bool,
 ) -> Examined:
-    """Probe a stack, then read and check the particles asked for.
+    """Read and check the particles asked for.
 
     Parameters
     ----------
     path : Path
         Absolute.
+    probe : StackProbe
+        Of the stack, which is complete.
     rows : mapping of zero-based section to ParticleRow
     manifest : Path
         One that names the stack, for the messages.
@@ -77,12 +82,10 @@ def examine_stack(
     Raises
     ------
     StackIncomplete, StackCorrupt, UnsupportedFormat, IngestError
-        As in `probe_stack` and `check_complete`.
+        As in `read_sections`.
     ManifestMismatch
         The stack as a whole does not fit its manifest, or the session's box or pixel size.
     """
-    probe = probe_stack(path)
-    check_complete(probe)
     inside = {
         index: msgspec.structs.replace(
             row, optics=msgspec.structs.replace(row.optics, box_size=row.optics.box_size or probe.nx)
@@ -91,7 +94,7 @@ def examine_stack(
         if index < probe.nz
     }
     if not inside:
-        return Examined(probe, {}, {}, sampling)
+        return Examined(probe, {}, {}, {}, sampling)
     table = replace(table_from_rows(list(inside.values())), stack_names=(str(path),))
     check_stack(table, manifest, probe)
     first = next(iter(inside.values())).optics
@@ -99,8 +102,8 @@ def examine_stack(
     bad = _check_sampling(path, inside, sampling)
     if require_ctf:
         bad |= _check_ctf(manifest, {i: row for i, row in inside.items() if i not in bad})
-    bad |= _check_pixels(path, probe, [i for i in inside if i not in bad])
-    return Examined(probe, inside, bad, sampling)
+    worse, images = _check_pixels(path, probe, [i for i in inside if i not in bad])
+    return Examined(probe, inside, bad | worse, images, sampling)
 
 
 def _check_sampling(path: Path, rows: Mapping[int, ParticleRow], sampling: Sampling) -> dict[int, tuple[str, str]]:
@@ -125,12 +128,17 @@ def _check_ctf(manifest: Path, rows: Mapping[int, ParticleRow]) -> dict[int, tup
     return {i: ("manifest_mismatch", reason) for i, row in rows.items() if None in row.ctf[:2]}
 
 
-def _check_pixels(path: Path, probe: StackProbe, sections: Sequence[int]) -> dict[int, tuple[str, str]]:
+def _check_pixels(
+    path: Path, probe: StackProbe, sections: Sequence[int]
+) -> tuple[dict[int, tuple[str, str]], dict[int, bytes]]:
     bad: dict[int, tuple[str, str]] = {}
+    images: dict[int, bytes] = {}
     step = max(1, _CHUNK_BYTES // (4 * probe.nx * probe.ny))
     for start in range(0, len(sections), step):
         chunk = np.array(sections[start : start + step])
-        good, reasons = check_images(read_sections(path, chunk), path, chunk)
+        pixels = read_sections(path, chunk)
+        good, reasons = check_images(pixels, path, chunk)
         for index, reason in zip(chunk[~good].tolist(), reasons, strict=True):
             bad[index] = ("stack_corrupt", reason)
-    return bad
+        images |= zip(chunk[good].tolist(), image_digests(pixels[good]), strict=True)
+    return bad, images

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import structlog
 from streamrecon.ingest.scan import Sighting, Wanted
 from streamrecon.ingest.settle import FileSettle, SettleTimes
 from streamrecon.ingest.tracked import CollectSettings, Manifest, Reporter, Stack
+from streamrecon.transport.table_wire import ParticleRow
 
 _log = structlog.get_logger(__name__)
 
@@ -35,8 +37,8 @@ class Followed:
         The same of manifests.
     missing : dict of str to set of Path
         Manifests that wait for a stack of that file name.
-    vanished : int
-        How many stacks whose images are known were there and then were not.
+    lost : int
+        How many times a stack whose images are known was not there any more, or held others.
     changed_at : float
         Monotonic time at which something last changed; infinite while nothing was seen: that is waiting, not idle.
     """
@@ -53,7 +55,7 @@ class Followed:
         self.open_stacks: dict[Path, Stack] = {}
         self.missing: defaultdict[str, set[Path]] = defaultdict(set)
         self.changed_at = float("inf")
-        self.vanished = 0
+        self.lost = 0
 
     def observe(self, path: Path, sighting: Sighting | None, now: float) -> None:
         """Take one look at a path; None: it is not there."""
@@ -88,7 +90,7 @@ class Followed:
         """Note that a file is not there (any more)."""
         if file.settle.vanish(now):
             self.changed_at = now
-            self.vanished += isinstance(file, Stack) and file.sections > 0
+            self.lost += isinstance(file, Stack) and file.sections > 0
             _log.info("file_vanished", name=file.name)
         if isinstance(file, Manifest):
             # What it said stays true: its particles are waited for all the same.
@@ -113,14 +115,22 @@ class Followed:
         self._reporter.forget(stack)
 
     def start_over(self, stack: Stack) -> None:
-        """Forget whose particles a stack's are: it is another than it was, and its manifests are read again."""
-        stack.origin = stack.known = None
+        """Forget which particles a stack's are: it is another than it was, and its manifests are read again."""
+        stack.known = None
         stack.settle.recheck()
         self.open_stacks[stack.path] = stack
         for path in stack.manifests:
             if (manifest := self.manifests.get(path)) is not None:
                 manifest.settle.recheck()
                 self.unread[path] = manifest
+
+    def take_back(self, rows: Iterable[ParticleRow]) -> None:
+        """Hand rows that the ledger has no longer back to the stacks they place particles in, if those are followed."""
+        for row in rows:
+            stack = self.stacks.get(self._wanted.root / row.stack_name)
+            if stack is not None:
+                stack.take_back([row])
+                self.open_stacks[stack.path] = stack
 
     def name_of(self, path: Path) -> str:
         """Return what the ledger calls a file."""

@@ -169,7 +169,7 @@ class Ledger:
     # Particles
 
     def known_sections(self, stack: str) -> set[int]:
-        """Return the zero-based sections of a stack that are in the ledger already, in whatever state."""
+        """Return the zero-based sections of a stack whose particles have its name, in whatever state."""
         rows = self._connection.execute("SELECT stack_index FROM particles WHERE stack = ?", (stack,))
         return {index for (index,) in rows}
 
@@ -189,20 +189,33 @@ class Ledger:
             How many are newly ready.
         """
         bad = bad or {}
-        ready = 0
-        now = time.time()
         with self.transaction():
-            for identity, row in rows.items():
-                state = "quarantined" if identity in bad else "ready"
-                cursor = self._connection.execute(
-                    "INSERT OR IGNORE INTO particles (identity, stack, stack_index, state, ready_at, row)"
-                    " VALUES (?, ?, ?, ?, ?, ?)",
-                    (identity, row.stack_name, row.stack_index, state, now, msgspec.json.encode(row)),
-                )
-                ready += cursor.rowcount * (state == "ready")
-                if cursor.rowcount and identity in bad:
-                    self.quarantine(row.stack_name, *bad[identity], identity=identity)
-        return ready
+            added = [self.add_particle(row, bad.get(identity)) is not None for identity, row in rows.items()]
+        return sum(new and identity not in bad for new, identity in zip(added, rows, strict=True))
+
+    def add_particle(self, row: ParticleRow, bad: tuple[str, str] | None = None) -> int | None:
+        """Add one particle, set aside for a (kind, reason) if given; return its number, None if its identity is taken.
+
+        In the caller's transaction.
+        """
+        cursor = self._connection.execute(
+            "INSERT OR IGNORE INTO particles (identity, stack, stack_index, state, ready_at, row)"
+            " VALUES (?, ?, ?, ?, ?, ?)",
+            (
+                row.identity,
+                row.stack_name,
+                row.stack_index,
+                "ready" if bad is None else "quarantined",
+                time.time(),
+                msgspec.json.encode(row),
+            ),
+        )
+        if cursor.rowcount == 0:
+            return None
+        number = cursor.lastrowid
+        if bad is not None:
+            self.quarantine(row.stack_name, *bad, identity=row.identity)
+        return number
 
     # Quarantine
 
@@ -225,17 +238,46 @@ class Ledger:
         self._connection.execute("DELETE FROM quarantine WHERE path = ? AND identity = ''", (path,))
 
     def release(self, path: str, identity: str = "") -> list[ParticleRow]:
-        """Give a file, or one particle of it, another chance; return the particles that had been set aside."""
+        """Give a file, or one particle of it, another chance.
+
+        Returns
+        -------
+        list of ParticleRow
+            Of the particles that had been set aside and are no longer in the ledger: one for each file and section in
+            which their images lie.
+        """
         with self.transaction():
             self._connection.execute(
                 "DELETE FROM quarantine WHERE path = ?1 AND (?2 = '' OR identity = ?2)", (path, identity)
             )
-            rows = self._connection.execute(
-                "DELETE FROM particles WHERE stack = ?1 AND (?2 = '' OR identity = ?2) AND state = 'quarantined'"
-                " RETURNING row",
-                (path, identity),
-            ).fetchall()
-        return [msgspec.json.decode(row, type=ParticleRow) for (row,) in rows]
+            return self._take_out("stack = ?1 AND (?2 = '' OR identity = ?2)", (path, identity))
+
+    def release_content(self, number: int) -> list[ParticleRow]:
+        """Give all particles of a content that had been set aside another chance; as `release`."""
+        with self.transaction():
+            return self._take_out("id IN (SELECT particle FROM places WHERE content = ?1)", (number,))
+
+    def release_particle(self, number: int) -> None:
+        """Forget a particle that had been set aside."""
+        self._take_out("id = ?1", (number,))
+
+    def _take_out(self, which: str, parameters: tuple[object, ...]) -> list[ParticleRow]:
+        which = f"state = 'quarantined' AND {which}"
+        rows = self._connection.execute(
+            "SELECT coalesce(name, stack), coalesce(section, stack_index), row FROM particles"
+            f" LEFT JOIN places ON particle = id LEFT JOIN files USING (content) WHERE {which} ORDER BY id",
+            parameters,
+        ).fetchall()
+        self._connection.execute(
+            f"DELETE FROM quarantine WHERE identity IN (SELECT identity FROM particles WHERE {which})", parameters
+        )
+        self._connection.execute(f"DELETE FROM particles WHERE {which}", parameters)
+        return [
+            msgspec.structs.replace(
+                msgspec.json.decode(row, type=ParticleRow), stack_name=name, stack_index=int(section)
+            )
+            for name, section, row in rows
+        ]
 
     def quarantined(self) -> list[QuarantineEntry]:
         """Return what was set aside, oldest first, dismissed or not."""
@@ -313,6 +355,9 @@ class Ledger:
                 "quarantined": loose["quarantined"],
             },
             quarantine={"open": set_aside.get("open", 0), "dismissed": set_aside.get("dismissed", 0)},
+            copies=self._connection.execute(
+                "SELECT count(*) FROM files JOIN stacks USING (name) WHERE copy_of NOT NULL AND state = 'ready'"
+            ).fetchone()[0],
         )
 
     def oldest_unfolded_at(self) -> float | None:

@@ -27,6 +27,9 @@ class IngestMetrics(Protocol):
     def stack_ready(self, particles: int) -> None:
         """Count one stack that became ready with that many new particles."""
 
+    def stack_copied(self) -> None:
+        """Count one stack that holds images which another has: they count once."""
+
     def batch_queued(self, particles: int) -> None:
         """Count one batch of that many particles put in the queue."""
 
@@ -86,6 +89,9 @@ class NoIngestMetrics:
     """Counts nothing."""
 
     def stack_ready(self, particles: int) -> None:
+        """Ignore it."""
+
+    def stack_copied(self) -> None:
         """Ignore it."""
 
     def batch_queued(self, particles: int) -> None:

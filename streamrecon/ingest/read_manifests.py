@@ -8,11 +8,11 @@ import numpy as np
 import structlog
 
 from streamrecon.errors import StreamReconError
+from streamrecon.ingest.copies import Copies
 from streamrecon.ingest.examine import problem_of
 from streamrecon.ingest.followed import Followed
 from streamrecon.ingest.ledger import Ledger
 from streamrecon.ingest.ledger_schema import FileRecord
-from streamrecon.ingest.renames import Renames
 from streamrecon.ingest.scan import look_at
 from streamrecon.ingest.settle import FileState, Problem
 from streamrecon.ingest.tracked import CollectSettings, Manifest, Reporter, ends_cleanly, printable_row
@@ -34,7 +34,7 @@ class ManifestReader:
     followed : Followed
     ledger : Ledger
     reporter : Reporter
-    renames : Renames
+    copies : Copies
     """
 
     def __init__(
@@ -44,14 +44,14 @@ class ManifestReader:
         followed: Followed,
         ledger: Ledger,
         reporter: Reporter,
-        renames: Renames,
+        copies: Copies,
     ) -> None:
         self._root = root
         self._settings = settings
         self._followed = followed
         self._ledger = ledger
         self._reporter = reporter
-        self._renames = renames
+        self._copies = copies
         # what was read and is not in the ledger yet
         self._records: dict[str, FileRecord] = {}
 
@@ -137,7 +137,7 @@ class ManifestReader:
             else:
                 stack.settle.observe(sighting.size, sighting.mtime_ns, now)
         if stack.known is None:
-            self._renames.recall(stack)
+            self._copies.recall(stack)
         fresh = np.array([not stack.is_known(i) for i in table.stack_index.tolist()], np.bool_)
         rows = {row.stack_index: row for row in table_to_rows(table.select(fresh))}
         if not rows.keys() <= stack.rows.keys():

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import msgspec
 import structlog
 
 from streamrecon.errors import IngestError, StreamReconError
+from streamrecon.ingest.copies import Copies
 from streamrecon.ingest.examine import Examined, examine_stack, problem_of
 from streamrecon.ingest.fingerprint import Fingerprint, fingerprint
 from streamrecon.ingest.followed import Followed
 from streamrecon.ingest.ledger import Ledger
 from streamrecon.ingest.ledger_schema import FileRecord
 from streamrecon.ingest.metrics import IngestMetrics
-from streamrecon.ingest.renames import Renames
 from streamrecon.ingest.scan import Sighting, look_at
 from streamrecon.ingest.settle import FileState, Problem
 from streamrecon.ingest.tracked import CollectSettings, Reporter, Stack
 from streamrecon.io import check_complete, probe_stack
-from streamrecon.transport.table_wire import ParticleRow
 
 _log = structlog.get_logger(__name__)
 
@@ -32,7 +30,7 @@ class StackTaker:
     ledger : Ledger
     metrics : IngestMetrics
     reporter : Reporter
-    renames : Renames
+    copies : Copies
     """
 
     def __init__(
@@ -42,21 +40,21 @@ class StackTaker:
         ledger: Ledger,
         metrics: IngestMetrics,
         reporter: Reporter,
-        renames: Renames,
+        copies: Copies,
     ) -> None:
         self._settings = settings
         self._followed = followed
         self._ledger = ledger
         self._metrics = metrics
         self._reporter = reporter
-        self._renames = renames
+        self._copies = copies
         # what was examined and is not in the ledger yet
         self._examined: list[tuple[Stack, Examined, Sighting, Fingerprint]] = []
 
     def due(self, stack: Stack, now: float) -> bool:
         """Return True if a stack wants to be examined now."""
         if not stack.settle.referred:
-            return stack.sought != self._followed.vanished and stack.settle.still(now)
+            return stack.sought != self._followed.lost and stack.settle.still(now)
         takeable = stack.settle.state(now) is FileState.READY and any(index < stack.sections for index in stack.rows)
         return takeable or stack.settle.wants_probe(now)
 
@@ -78,8 +76,13 @@ class StackTaker:
         manifest = min(stack.manifests, default=stack.path)
         sampling = self._ledger.sampling()
         try:
-            examined = examine_stack(stack.path, stack.rows, manifest, sampling, require_ctf=self._settings.require_ctf)
-            seen = fingerprint(stack.path, examined.probe.nz)
+            probe = probe_stack(stack.path)
+            check_complete(probe)
+            seen = fingerprint(stack.path, probe.nz)
+            rows = self._copies.unread(stack, seen)
+            examined = examine_stack(
+                stack.path, probe, rows, manifest, sampling, require_ctf=self._settings.require_ctf
+            )
         except StreamReconError as error:
             problem = problem_of(error)
         except Exception as error:  # as for manifests
@@ -115,16 +118,11 @@ class StackTaker:
     def _take_stack(self, stack: Stack, examined: Examined, sighting: Sighting, seen: Fingerprint) -> None:
         with self._ledger.transaction():
             before = self._ledger.stack_signature(stack.name)
-            self._renames.settle(stack, seen)
-            if before is not None and before != (sighting.size, sighting.mtime_ns):
-                # those set aside are looked at again, now that the stack has changed
-                released = self._ledger.release(stack.origin or stack.name)
-                stack.take_back(row for row in released if row.stack_index not in examined.rows)
-            rows = {i: _of(stack, row) for i, row in examined.rows.items() if not stack.is_known(i)}
-            bad = {i: why for i, why in examined.bad.items() if i in rows}
-            ready = self._ledger.add_particles(
-                {row.identity: row for row in rows.values()}, {rows[i].identity: why for i, why in bad.items()}
-            )
+            same = self._copies.settle(stack, seen)
+            if same and before is not None and before != (sighting.size, sighting.mtime_ns):
+                self._copies.look_again(stack)
+            # of what it held before nothing is known any more: all its rows come again
+            ready = self._copies.add(stack, examined.rows, examined.images, examined.bad) if same else 0
             self._ledger.put_stack(
                 FileRecord(
                     stack.name,
@@ -138,56 +136,50 @@ class StackTaker:
             if examined.sampling is not None:
                 self._ledger.put_sampling(examined.sampling)
         stack.sections = examined.probe.nz
+        if same:
+            for index in examined.rows:
+                stack.note_known(index)
         # a new dictionary: one that was emptied keeps the memory that it had when it was full
-        stack.rows = {index: row for index, row in stack.rows.items() if index not in examined.rows}
-        for index in examined.rows:
-            stack.note_known(index)
+        stack.rows = {index: row for index, row in stack.rows.items() if not stack.is_known(index)}
         if ready:
             self._metrics.stack_ready(ready)
             _log.info("stack_ready", name=stack.name, particles=ready)
-        self._reporter.note_bad_rows(stack, bad.values())
+        if same:
+            self._reporter.note_bad_rows(stack, examined.bad.values())
 
     def _seek(self, stack: Stack, now: float) -> None:
-        """Ask whether a stack that no manifest names is one that vanished: its particles may still have to be read."""
-        stack.sought = self._followed.vanished
+        """Ask whether a stack that no manifest names holds the images of one that was lost, and that are to be read."""
+        stack.sought = self._followed.lost
         try:
             probe = probe_stack(stack.path)
             check_complete(probe)
             seen = fingerprint(stack.path, probe.nz)
         except IngestError:
             return  # what is wrong with it is said once a manifest names it
-        origin = self._renames.find(stack, seen)
-        if origin is None:
+        if self._copies.find(stack.path, seen) is None:
             return
         with self._ledger.transaction():
-            self._renames.become(stack, origin)
+            self._copies.settle(stack, seen)
         stack.settle.refer(now)
         self._followed.changed_at = now
 
     def give_up_rows(self, stack: Stack, now: float) -> None:
         """Set aside the rows past a stack's end once it has stood still for too long to grow any more."""
-        beyond = {i: _of(stack, row) for i, row in stack.rows.items() if i >= stack.sections}
+        beyond = {i: row for i, row in stack.rows.items() if i >= stack.sections}
         waited = min(stack.settle.unchanged_seconds(now), now - stack.rows_at)
         if not beyond or waited < self._settings.orphan_seconds:
             return
         manifest = min(stack.manifests, default=stack.path)
         bad = {
-            row.identity: (
+            i: (
                 "manifest_mismatch",
                 f"{manifest}: names image {i + 1} of {stack.path}, expected at most {stack.sections} as that "
                 "stack has; write the one or the other anew",
             )
-            for i, row in sorted(beyond.items())
+            for i in sorted(beyond)
         }
-        self._ledger.add_particles({row.identity: row for row in beyond.values()}, bad)
+        self._copies.add(stack, beyond, {}, bad)
         for index in beyond:
             del stack.rows[index]
             stack.note_known(index)
         self._reporter.note_bad_rows(stack, bad.values())
-
-
-def _of(stack: Stack, row: ParticleRow) -> ParticleRow:
-    """Return a row under the name by which the ledger knows the stack."""
-    if stack.origin is None or row.stack_name == stack.origin:
-        return row
-    return msgspec.structs.replace(row, stack_name=stack.origin)

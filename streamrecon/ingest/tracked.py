@@ -50,10 +50,9 @@ class Tracked:
 class Stack(Tracked):
     """A stack; ``rows`` are those that manifests place in it and that are not in the ledger yet.
 
-    ``known`` has a 1 for each section that is in the ledger; None until it is asked for. ``origin`` is the name under
-    which the stack's particles are in the ledger: that of the file when it was first read; None while its name is that
-    of another stack, which was renamed. ``sought`` is how many stacks had vanished when it was last asked whether it is
-    one of them.
+    ``known`` has a 1 for each section whose particle is in the ledger; None until it is asked for. ``replaced`` is set
+    if it held other images before: other stacks are looked at first, as they may have those now. ``sought`` is how many
+    had been lost when it was last asked whether it holds the images of one of them.
     """
 
     rows: dict[int, ParticleRow] = field(default_factory=dict)
@@ -61,7 +60,7 @@ class Stack(Tracked):
     manifests: set[Path] = field(default_factory=set)
     known: bytearray | None = None
     sections: int = 0
-    origin: str | None = None
+    replaced: bool = False
     sought: int = -1
 
     def is_known(self, index: int) -> bool:

@@ -22,6 +22,9 @@ class IngestMetricsExporter:
             "particles_ready_total",
             "Particles of stacks found complete since the process started; its rate is the microscope's.",
         )
+        self._stacks_copied = counter(
+            "stacks_copied_total", "Stacks found to hold images that another stack has; such images count once."
+        )
         self._batches_queued = counter("batches_queued_total", "Batches put in the queue.")
         self._particles_queued_total = counter("particles_queued_total", "Particles put in the queue.")
         self._batches_folded = counter(
@@ -108,6 +111,10 @@ class IngestMetricsExporter:
         """Count one stack that became ready."""
         self._stacks_ready.inc()
         self._particles_ready_total.inc(particles)
+
+    def stack_copied(self) -> None:
+        """Count one stack that holds images of another."""
+        self._stacks_copied.inc()
 
     def batch_queued(self, particles: int) -> None:
         """Count one batch put in the queue."""

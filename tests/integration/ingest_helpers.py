@@ -1,6 +1,7 @@
 """Stacks and STAR files for tests of ingest, and a collector that is driven without the rest of the service."""
 
 import time
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -58,8 +59,13 @@ def all_rows(name, n):
     return [(i + 1, name) for i in range(n)]
 
 
-def put_stack_and_star(root, name="good.mrcs", n=5, seed=0, box=BOX, pixel_size=PIXEL_SIZE):
-    """Write a stack and the STAR beside it that names all its images; return both paths."""
+def put_stack_and_star(root, name="good.mrcs", n=5, seed=None, box=BOX, pixel_size=PIXEL_SIZE):
+    """Write a stack and the STAR beside it that names all its images; return both paths.
+
+    No two names have the same images, unless a seed says so; those of good.mrcs are `images` of seed 0.
+    """
+    if seed is None:
+        seed = 0 if name == "good.mrcs" else zlib.crc32(str(name).encode())
     stack = Path(root) / name
     stack.parent.mkdir(parents=True, exist_ok=True)
     write_stack(stack, images(n, box, seed), pixel_size)
@@ -71,10 +77,14 @@ def put_stack_and_star(root, name="good.mrcs", n=5, seed=0, box=BOX, pixel_size=
 @dataclass
 class CountingMetrics(NoIngestMetrics):
     kinds: list = field(default_factory=list)
+    copies: int = 0
     orphan_count: int = 0
     dropped: list = field(default_factory=list)
     refused: list = field(default_factory=list)
     expired: int = 0
+
+    def stack_copied(self):
+        self.copies += 1
 
     def quarantined(self, kind):
         self.kinds.append(kind)
@@ -103,6 +113,15 @@ class Bench:
         settings = CollectSettings(settle, orphan, **options)
         self.collector = Collector(self.wanted, settings, self.ledger, self.metrics)
         self.batcher = Batcher(self.ledger, self.metrics, batch_size, 0.0)
+        self.settle = settle
+        self.now = time.monotonic()
+
+    def look(self, rounds=6):
+        """Scan and collect until nothing changes any more, on a clock of its own, which needs no waiting."""
+        for _ in range(rounds):
+            self.now += 2 * self.settle
+            self.collector.take_scan(scan_tree(self.wanted), self.now)
+            self.collector.step(self.now)
 
     def round(self):
         now = time.monotonic()

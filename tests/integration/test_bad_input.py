@@ -57,7 +57,7 @@ def test_stack_still_growing(root, bench):
     star = root / "bad.star"
     star.write_text(star_text(all_rows("bad.mrcs", 5)))
     with StackWriter(root / "bad.mrcs", 5, (BOX, BOX), PIXEL_SIZE) as writer:
-        for image in images(5):
+        for image in images(5, seed=7):
             # Longer in all than the orphan time: only standing still counts.
             bench.for_seconds(0.15)
             assert bench.state_of("bad.mrcs") == "settling"
@@ -71,7 +71,7 @@ def test_stack_still_growing(root, bench):
 def test_stack_whose_header_grows(root, bench):
     (root / "bad.star").write_text(star_text(all_rows("bad.mrcs", 5)))
     with StackWriter(root / "bad.mrcs", 5, (BOX, BOX), PIXEL_SIZE, growing_header=True) as writer:
-        for image in images(5):
+        for image in images(5, seed=7):
             bench.for_seconds(0.15)
             writer.append(image[None])
     bench.until(lambda: len(bench.ledger.known_sections("bad.mrcs")) == 5)
@@ -139,7 +139,7 @@ def test_star_naming_a_missing_stack(root, bench):
     assert bench.metrics.orphan_count == 1
     assert bench.metrics.kinds == []
     assert bench.good_is_queued()
-    write_stack(root / "later.mrcs", images(5), PIXEL_SIZE)
+    write_stack(root / "later.mrcs", images(5, seed=7), PIXEL_SIZE)
     bench.until(lambda: len(bench.ledger.known_sections("later.mrcs")) == 5)
     assert bench.ledger.stacks("orphan") == []
 
@@ -150,14 +150,14 @@ def test_missing_stack_that_comes_elsewhere(root, bench):
     (root / "job" / "bad.star").write_text(star_text(all_rows("stacks/later.mrcs", 5)))
     bench.until(lambda: bench.state_of("job/stacks/later.mrcs") == "seen")
     (root / "stacks").mkdir()
-    write_stack(root / "stacks" / "later.mrcs", images(5), PIXEL_SIZE)
+    write_stack(root / "stacks" / "later.mrcs", images(5, seed=7), PIXEL_SIZE)
     bench.until(lambda: len(bench.ledger.known_sections("stacks/later.mrcs")) == 5)
     assert bench.state_of("job/stacks/later.mrcs") is None
 
 
 def test_stack_without_star(root, bench):
-    write_stack(root / "alone.mrcs", images(5), PIXEL_SIZE)
-    write_stack(root / "micrograph.mrc", images(1), PIXEL_SIZE)
+    write_stack(root / "alone.mrcs", images(5, seed=7), PIXEL_SIZE)
+    write_stack(root / "micrograph.mrc", images(1, seed=7), PIXEL_SIZE)
     bench.until(lambda: bench.state_of("alone.mrcs") == "orphan")
     assert bench.state_of("micrograph.mrc") is None
     assert bench.good_is_queued()
@@ -180,14 +180,14 @@ def test_index_past_the_end(root, bench):
     assert bench.metrics.kinds == ["manifest_mismatch"] * 2
     assert bench.good_is_queued()
     # Should it grow after all, they are taken.
-    write_stack(stack, images(7), PIXEL_SIZE)
+    write_stack(stack, images(7, seed=7), PIXEL_SIZE)
     bench.until(lambda: bench.ready() == 2)
     assert bench.ledger.quarantined() == []
 
 
 @pytest.mark.parametrize(("value", "said"), [(np.nan, "NaN"), (3.0, "same value")], ids=["nan", "constant"])
 def test_nan_and_constant_images(root, bench, value, said):
-    pixels = images(5)
+    pixels = images(5, seed=7)
     pixels[2] = value
     put_stack_and_star(root, "bad.mrcs")
     write_stack(root / "bad.mrcs", pixels, PIXEL_SIZE)
@@ -279,7 +279,7 @@ def test_non_ascii_path(root, bench):
 
 def test_path_that_is_not_utf8(root, bench):
     name = os.fsdecode(b"caf\xe9.mrcs")
-    write_stack(root / name, images(5), PIXEL_SIZE)
+    write_stack(root / name, images(5, seed=7), PIXEL_SIZE)
     text = star_text(all_rows("cafe.mrcs", 5)).encode().replace(b"cafe", b"caf\xe9")
     (root / "bad.star").write_bytes(text)
     bench.until(lambda: len(bench.ledger.quarantined()) == 1)
@@ -298,9 +298,9 @@ def test_blank_holding_path(root, bench):
 
 def test_file_that_vanishes_between_scan_and_open(root, bench, monkeypatch):
     stack, _star = put_stack_and_star(root, "bad.mrcs")
-    from streamrecon.ingest import examine
+    from streamrecon.ingest import take_stacks
 
-    probe, probed = examine.probe_stack, []
+    probe, probed = take_stacks.probe_stack, []
 
     def vanish_then_probe(path):
         if path == stack and not probed:
@@ -308,13 +308,13 @@ def test_file_that_vanishes_between_scan_and_open(root, bench, monkeypatch):
             stack.unlink()
         return probe(path)
 
-    monkeypatch.setattr(examine, "probe_stack", vanish_then_probe)
+    monkeypatch.setattr(take_stacks, "probe_stack", vanish_then_probe)
     bench.until(lambda: bench.state_of("bad.mrcs") == "orphan")
     assert probed == [stack]
     assert "no such stack" in only(bench.ledger.stacks("orphan")).reason
     assert bench.ledger.quarantined() == []
     assert bench.good_is_queued()
-    write_stack(stack, images(5), PIXEL_SIZE)
+    write_stack(stack, images(5, seed=7), PIXEL_SIZE)
     bench.until(lambda: len(bench.ledger.known_sections("bad.mrcs")) == 5)
 
 
@@ -363,7 +363,7 @@ def test_same_particles_in_a_joined_star_are_queued_once(root, bench):
 
 def test_joined_star_that_never_stands_still(root, bench):
     """It is read all the same after a while, but for its last row."""
-    write_stack(root / "j.mrcs", images(200), PIXEL_SIZE)
+    write_stack(root / "j.mrcs", images(200, seed=7), PIXEL_SIZE)
     joined = root / "joined.star"
     joined.write_text(star_text([]))
     n = 0

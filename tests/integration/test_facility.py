@@ -126,7 +126,7 @@ def test_links_to_stacks_and_to_nowhere(root, bench, tmp_path):
     for name in ("dangling.mrcs", "loop.mrcs"):
         bench.until(lambda name=name: bench.state_of(name) == "orphan")
     # and once the link leads somewhere
-    shutil.copyfile(stack, tmp_path / "nothing.mrcs")
+    write_stack(tmp_path / "nothing.mrcs", images(5, seed=8), PIXEL_SIZE)
     bench.until(lambda: bench.ready() == 6)
 
 

@@ -1,0 +1,227 @@
+"""Which particles a file's images are: an image counts once, in however many files, under whatever names it lies.
+
+A file that holds what another held has its particles: a fingerprint says so, and neither a renamed stack nor a copy is
+read again. All else is told image by image. Nothing depends on which file came first, or which is gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+import structlog
+
+from streamrecon.ingest.fingerprint import Fingerprint, begins_with, digests_at, holds
+from streamrecon.ingest.followed import Followed
+from streamrecon.ingest.ledger import Ledger
+from streamrecon.ingest.ledger_contents import Content, Place
+from streamrecon.ingest.metrics import IngestMetrics
+from streamrecon.ingest.scan import look_at
+from streamrecon.ingest.tracked import Stack
+from streamrecon.transport.table_wire import ParticleRow
+
+_log = structlog.get_logger(__name__)
+_MOST_READ = 256  # sections at once
+
+
+class Copies:
+    """Decides which particles a stack's images are.
+
+    Parameters
+    ----------
+    root : Path
+        Absolute.
+    followed : Followed
+    ledger : Ledger
+    metrics : IngestMetrics
+    """
+
+    def __init__(self, root: Path, followed: Followed, ledger: Ledger, metrics: IngestMetrics) -> None:
+        self._root = root
+        self._followed = followed
+        self._ledger = ledger
+        self._contents = ledger.contents
+        self._metrics = metrics
+
+    def recall(self, stack: Stack) -> None:
+        """Fill in what the ledger knows of a file by its name."""
+        content = self._contents.of(stack.name)
+        stack.known = bytearray()
+        for section in () if content is None else self._contents.sections(content.number):
+            stack.note_known(section)
+        stack.replaced = self._contents.before(stack.name) is not None
+
+    def unread(self, stack: Stack, seen: Fingerprint) -> dict[int, ParticleRow]:
+        """Return the rows of a stack whose images have to be read; the others are known from another file."""
+        if stack.known is not None and any(stack.known):
+            return stack.rows
+        twin = self.find(stack.path, seen)
+        known = set() if twin is None else self._contents.sections(twin.number)
+        return {index: row for index, row in stack.rows.items() if index not in known}
+
+    def find(self, path: Path, seen: Fingerprint) -> Content | None:
+        """Return the longest content that a file begins with and another held; None if there is none."""
+        candidates = self._contents.candidates(seen)
+        return next((c for c in candidates if begins_with(path, seen, c.seen)), None)
+
+    def settle(self, stack: Stack, seen: Fingerprint) -> bool:
+        """Note what a stack holds; return False if it held something else before, so that all its rows are wanted.
+
+        In the caller's transaction.
+        """
+        held = self._contents.of(stack.name)
+        if held is not None and begins_with(stack.path, seen, held.seen):
+            self._grow(stack.name, held, seen)
+            self._learn(stack.path, held.number)
+            if stack.known is None:
+                self.recall(stack)
+            return True
+        twin = self.find(stack.path, seen)
+        if twin is not None and twin.seen == seen:
+            number = twin.number
+        else:
+            number = self._contents.add(seen, None if twin is None else twin.number)
+        self._contents.put(stack.name, number)
+        if twin is not None:
+            self._tell(stack, twin)
+        if held is None:
+            self.recall(stack)
+        else:
+            _log.info("stack_replaced", name=stack.name)
+            self._followed.lost += 1
+            self._followed.start_over(stack)
+        self.look_again(stack)
+        return held is None
+
+    def look_again(self, stack: Stack) -> None:
+        """Have particles that were set aside examined anew, now that their stack has changed or is found."""
+        content = self._contents.of(stack.name)
+        if content is not None:
+            self._followed.take_back(self._ledger.release_content(content.number))
+
+    def add(
+        self,
+        stack: Stack,
+        rows: Mapping[int, ParticleRow],
+        images: Mapping[int, bytes],
+        bad: Mapping[int, tuple[str, str]],
+    ) -> int:
+        """Put the particles of a stack into the ledger of which the images are not in it; return how many are ready.
+
+        In the caller's transaction.
+
+        Parameters
+        ----------
+        stack : Stack
+            Settled.
+        rows : mapping of section to ParticleRow
+        images : mapping of section to bytes
+            What tells the good ones.
+        bad : mapping of section to (kind, reason)
+            Those to set aside.
+        """
+        content = self._contents.of(stack.name)
+        if content is None:
+            return 0
+        number, before = content.number, self._contents.before(stack.name)
+        placed = self._contents.sections(number)
+        # images that are known first: where they lie decides what the others are
+        known = {i: p for i in rows if i not in placed and (p := self._particle_of(images.get(i))) is not None}
+        for index in known:
+            self._contents.place(number, index, known[index], images[index])
+        if known:
+            self._find_original(stack, next(iter(known.values())))
+        added: dict[bytes, int] = {}
+        ready = 0
+        for index in (i for i in rows if i not in placed and i not in known):
+            image = images.get(index)
+            particle = None if image is None else added.get(image)
+            if particle is None:
+                particle = self._replaced(stack.name, before, index)
+            if particle is None:
+                particle = self._add_new(stack.name, rows[index], bad.get(index))
+                ready += index not in bad
+            self._contents.place(number, index, particle, image)
+            if image is not None:
+                added[image] = particle
+        return ready
+
+    def _grow(self, name: str, held: Content, seen: Fingerprint) -> None:
+        """Note that a file goes on after what it held; other files that hold that are as they were."""
+        if seen == held.seen:
+            return
+        if self._contents.names(held.number) == [name]:
+            self._contents.extend(held.number, seen)
+        else:
+            self._contents.share(name, self._contents.add(seen, held.number))
+
+    def _learn(self, path: Path, number: int) -> None:
+        """Note what tells the images that an older ledger knew by their stack only."""
+        sections = self._contents.undigested(number)
+        for start in range(0, len(sections), _MOST_READ):
+            chunk = sections[start : start + _MOST_READ]
+            for section, image in zip(chunk, digests_at(path, chunk) or (), strict=False):
+                self._contents.put_image(number, section, image)
+
+    def _particle_of(self, image: bytes | None) -> int | None:
+        """Return which particle an image is, None if it is new."""
+        known = None if image is None else self._contents.particle_of(image)
+        if known is not None and known.set_aside:
+            # it could not be read, or not be used; now it is seen again
+            self._ledger.release_particle(known.particle)
+            return None
+        return None if known is None else known.particle
+
+    def _replaced(self, name: str, before: int | None, index: int) -> int | None:
+        """Return the particle of which a new image has taken the place, None if the old one lies elsewhere."""
+        known = None if before is None else self._contents.particle_at(before, index)
+        if known is None:
+            return None
+        if known.set_aside:
+            self._ledger.release_particle(known.particle)
+            return None
+        others = (p for p in self._contents.places_of(known.particle) if (p.name, p.section) != (name, index))
+        return None if any(map(self._is_at, others)) else known.particle
+
+    def _add_new(self, name: str, row: ParticleRow, bad: tuple[str, str] | None) -> int:
+        """Add a particle under the file's name; if another has that, which lay there before, with a number behind."""
+        stack, number = name, 1
+        while (particle := self._ledger.add_particle(msgspec.structs.replace(row, stack_name=stack), bad)) is None:
+            number += 1
+            stack = f"{name} ({number})"
+        return particle
+
+    def _is_at(self, place: Place) -> bool:
+        """Whether an image lies where it lay when it was last read."""
+        path = self._root / place.name
+        if place.image is not None:
+            return digests_at(path, [place.section]) == [place.image]
+        content = self._contents.of(place.name)
+        return content is not None and holds(path, content.seen)
+
+    def _tell(self, stack: Stack, twin: Content) -> None:
+        """Say whether a file that holds what others held is a copy of one of them, or what became of it."""
+        others = [name for name in self._contents.names(twin.number) if name != stack.name]
+        here = [name for name in others if holds(self._root / name, twin.seen)]
+        if here:
+            self._note_copy(stack, here[0])
+            return
+        _log.info("stack_renamed", name=stack.name, before=others)
+        for name in others:
+            if look_at(self._root / name) is None:
+                # what comes under that name is another stack; what its manifests say is waited for
+                self._contents.vacate(name)
+                if (other := self._followed.stacks.get(self._root / name)) is not None:
+                    self._followed.start_over(other)
+
+    def _find_original(self, stack: Stack, particle: int) -> None:
+        """Say that a file holds an image of another, if that is there."""
+        others = (p for p in self._contents.places_of(particle) if p.name != stack.name)
+        if (place := next(filter(self._is_at, others), None)) is not None:
+            self._note_copy(stack, place.name)
+
+    def _note_copy(self, stack: Stack, of: str) -> None:
+        if self._contents.note_copy(stack.name, of):
+            self._metrics.stack_copied()
+            _log.info("stack_copied", name=stack.name, first=of)
