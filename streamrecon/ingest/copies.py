@@ -6,7 +6,7 @@ read again. All else is told image by image. Nothing depends on which file came 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import msgspec
@@ -127,24 +127,26 @@ class Copies:
         number, before = content.number, self._contents.before(stack.name)
         placed = self._contents.sections(number)
         # images that are known first: where they lie decides what the others are
-        known = {i: p for i in rows if i not in placed and (p := self._particle_of(images.get(i))) is not None}
-        for index in known:
-            self._contents.place(number, index, known[index], images[index])
+        particles = self._particles_of(images[i] for i in rows if i not in placed and i in images)
+        known = [i for i in rows if i not in placed and images.get(i) in particles]
+        self._contents.place(number, [(i, particles[images[i]], images[i]) for i in known])
         if known:
-            self._find_original(stack, next(iter(known.values())))
-        added: dict[bytes, int] = {}
+            self._find_original(stack, particles[images[known[0]]])
         ready = 0
-        for index in (i for i in rows if i not in placed and i not in known):
+        new: list[tuple[int, int, bytes | None]] = []
+        for index in [i for i in rows if i not in placed and images.get(i) not in particles]:
             image = images.get(index)
-            particle = None if image is None else added.get(image)
-            if particle is None:
-                particle = self._replaced(stack.name, before, index)
+            particle = None if image is None else particles.get(image)  # the same image twice among the new ones
+            if particle is None and (particle := self._replaced(stack.name, before, index)) is not None:
+                self._contents.place(number, [(index, particle, image)])
+                continue
             if particle is None:
                 particle = self._add_new(stack.name, rows[index], bad.get(index))
                 ready += index not in bad
-            self._contents.place(number, index, particle, image)
             if image is not None:
-                added[image] = particle
+                particles[image] = particle
+            new.append((index, particle, image))
+        self._contents.place(number, new)
         return ready
 
     def _grow(self, name: str, held: Content, seen: Fingerprint) -> None:
@@ -164,14 +166,16 @@ class Copies:
             for section, image in zip(chunk, digests_at(path, chunk) or (), strict=False):
                 self._contents.put_image(number, section, image)
 
-    def _particle_of(self, image: bytes | None) -> int | None:
-        """Return which particle an image is, None if it is new."""
-        known = None if image is None else self._contents.particle_of(image)
-        if known is not None and known.set_aside:
-            # it could not be read, or not be used; now it is seen again
-            self._ledger.release_particle(known.particle)
-            return None
-        return None if known is None else known.particle
+    def _particles_of(self, images: Iterable[bytes]) -> dict[bytes | None, int]:
+        """Return which particles images are; those that are new are not in it."""
+        found: dict[bytes | None, int] = {}
+        for image, known in self._contents.particles_of(images).items():
+            if known.set_aside:
+                # it could not be read, or not be used; now it is seen again
+                self._ledger.release_particle(known.particle)
+            else:
+                found[image] = known.particle
+        return found
 
     def _replaced(self, name: str, before: int | None, index: int) -> int | None:
         """Return the particle of which a new image has taken the place, None if the old one lies elsewhere."""
@@ -186,10 +190,10 @@ class Copies:
 
     def _add_new(self, name: str, row: ParticleRow, bad: tuple[str, str] | None) -> int:
         """Add a particle under the file's name; if another has that, which lay there before, with a number behind."""
-        stack, number = name, 1
-        while (particle := self._ledger.add_particle(msgspec.structs.replace(row, stack_name=stack), bad)) is None:
+        number = 1
+        while (particle := self._ledger.add_particle(row, bad)) is None:
             number += 1
-            stack = f"{name} ({number})"
+            row = msgspec.structs.replace(row, stack_name=f"{name} ({number})")
         return particle
 
     def _is_at(self, place: Place) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from streamrecon.ingest.fingerprint import Fingerprint
@@ -9,6 +10,7 @@ from streamrecon.ingest.ledger_schema import LedgerDatabase
 
 # as many contents with one first image are looked at; a session that has more is no session
 _MOST_CANDIDATES = 1000
+_MOST_PARAMETERS = 500  # of one query
 
 
 @dataclass(frozen=True)
@@ -71,10 +73,11 @@ class ContentLedger:
         cursor = self._connection.execute(
             "INSERT INTO contents (first, sample, sections) VALUES (?, ?, ?)", (seen.first, seen.sample, seen.sections)
         )
-        self._connection.execute(
-            "INSERT INTO places SELECT ?, section, particle, image FROM places WHERE content = ?",
-            (cursor.lastrowid, begins_with),
-        )
+        if begins_with is not None:
+            self._connection.execute(
+                "INSERT INTO places SELECT ?, section, particle, image FROM places WHERE content = ?",
+                (cursor.lastrowid, begins_with),
+            )
         return int(cursor.lastrowid or 0)
 
     def extend(self, number: int, seen: Fingerprint) -> None:
@@ -123,25 +126,35 @@ class ContentLedger:
 
     # Particles
 
-    def particle_of(self, image: bytes) -> Known | None:
-        """Return which particle an image is."""
-        return self._known("SELECT particle FROM places WHERE image = ? LIMIT 1", (image,))
+    def particles_of(self, images: Iterable[bytes]) -> dict[bytes, Known]:
+        """Return which particles some images are; those that are new are not in it."""
+        found: dict[bytes, Known] = {}
+        wanted = list(images)
+        for start in range(0, len(wanted), _MOST_PARAMETERS):
+            chunk = wanted[start : start + _MOST_PARAMETERS]
+            marks = ", ".join("?" * len(chunk))
+            for image, particle, aside in self._connection.execute(
+                "SELECT image, id, state = 'quarantined' FROM places JOIN particles ON id = particle"
+                f" WHERE image IN ({marks})",
+                chunk,
+            ):
+                found[image] = Known(particle, bool(aside))
+        return found
 
     def particle_at(self, number: int, section: int) -> Known | None:
         """Return which particle the image in a section of a content is."""
-        return self._known("SELECT particle FROM places WHERE content = ? AND section = ?", (number, section))
-
-    def _known(self, query: str, parameters: tuple[object, ...]) -> Known | None:
         row = self._connection.execute(
-            f"SELECT id, state = 'quarantined' FROM particles WHERE id = ({query})", parameters
+            "SELECT id, state = 'quarantined' FROM places JOIN particles ON id = particle"
+            " WHERE content = ? AND section = ?",
+            (number, section),
         ).fetchone()
         return None if row is None else Known(row[0], bool(row[1]))
 
-    def place(self, number: int, section: int, particle: int, image: bytes | None) -> None:
-        """Note which particle the image in a section of a content is."""
-        self._connection.execute(
+    def place(self, number: int, places: Iterable[tuple[int, int, bytes | None]]) -> None:
+        """Note which particles the images in some sections of a content are: (section, particle, image)."""
+        self._connection.executemany(
             "INSERT OR REPLACE INTO places (content, section, particle, image) VALUES (?, ?, ?, ?)",
-            (number, section, particle, image),
+            [(number, *place) for place in places],
         )
 
     def undigested(self, number: int) -> list[int]:
