@@ -90,6 +90,7 @@ def session_status(config: Config, now: float) -> dict[str, Any]:
         "running": running,
         "attention": attention,
         "stacks": counts.stacks,
+        "copies": counts.copies,
         "manifests": counts.manifests,
         "batches": counts.batches,
         "particles": counts.particles,
@@ -119,6 +120,8 @@ def _print(found: dict[str, Any]) -> None:
         **{what: _by_state(found[what]) for what in ("stacks", "manifests", "batches", "particles")},
         "lag": duration(found["lag_seconds"]),
     }
+    if found["copies"]:
+        rows["stacks"] += f"; {found['copies']} hold images of others, which count once"
     map_ = found["reconstruction"]
     if map_ is None:
         rows["map"] = "none yet"

@@ -1,7 +1,6 @@
 """A stream at the highest rate the machine holds: does memory grow, are descriptors lost, does the map fall behind?"""
 
 import json
-import os
 import re
 import signal
 import time
@@ -28,6 +27,7 @@ threads = 1
 store_megabytes = {STORE_MEGABYTES}
 """
 _POOL_STACKS = 40
+_HEADER_BYTES = 1024  # of an MRC file; what the simulator writes is float32
 _MOST_WAITING_STACKS = 20
 # a process has taken what it needs after so much of the run
 _WARM_UP = 0.4
@@ -87,7 +87,7 @@ class SoakReport:
 def run_soak(folder, *, seconds, seed=1, say=lambda _: None, series=None):
     """Keep a daemon as busy as it can be for so long; return a `SoakReport`.
 
-    A new stack comes whenever fewer than twenty wait, under a name of its own: a hard link to one of a pool. ``series``
+    A new stack comes whenever fewer than twenty wait, with images of its own: one of a pool, scaled. ``series``
     names a file that the figures so far are written to every minute.
 
     Raises
@@ -147,7 +147,7 @@ def run_soak(folder, *, seconds, seed=1, say=lambda _: None, series=None):
 
 
 class Supply:
-    """Stacks without end, each with its STAR: hard links to a pool, under new names."""
+    """Stacks without end, each with its STAR: those of a pool, scaled, as images that are known would not count."""
 
     def __init__(self, session):
         stacks = sorted(session.stage.rglob("*.mrcs"))
@@ -159,11 +159,15 @@ class Supply:
     def keep_ahead_of(self, folded):
         """Let stacks come until twenty wait."""
         while self.stacks * PARTICLES_A_STACK < folded + _MOST_WAITING_STACKS * PARTICLES_A_STACK:
-            self._link(*self._pool[self.stacks % len(self._pool)])
+            self._write(*self._pool[self.stacks % len(self._pool)])
 
-    def _link(self, stack, star):
+    def _write(self, stack, star):
         name = f"soak_{self.stacks:06d}"
-        os.link(stack, self._target / f"{name}.mrcs")
+        content = stack.read_bytes()
+        header, pixels = content[:_HEADER_BYTES], np.frombuffer(content, "<f4", offset=_HEADER_BYTES)
+        part = self._target / f".{name}.part"
+        part.write_bytes(header + (pixels * np.float32(1 + 1e-6 * self.stacks)).tobytes())
+        part.rename(self._target / f"{name}.mrcs")
         part = self._target / f".{name}.part"
         part.write_text(re.sub(rf"{stack.stem}(?=\.mrcs)", name, star), encoding="utf-8")
         part.rename(self._target / f"{name}.star")

@@ -98,6 +98,18 @@ def break_stack(path):
     return good
 
 
+def test_it_says_how_many_files_hold_images_of_others(config, tmp_path):
+    for name in ("good.mrcs", "again.mrcs", "third.mrcs"):
+        put_stack_and_star(tmp_path / "in", name, seed=4)
+    put_stack_and_star(tmp_path / "in", "other.mrcs")
+    with ingesting(config):
+        wait_for(lambda: status_of(config)["stacks"] == {"ready": 4})
+    found = status_of(config)
+    assert found["copies"] == 2
+    assert sum(found["particles"].values()) == 10
+    assert "2 hold images of others" in " ".join(call("status", "-c", config).output.split())
+
+
 def test_a_running_session_and_the_same_after_it_has_ended(config, tmp_path):
     put_stack_and_star(tmp_path / "in")
     broken, _ = put_stack_and_star(tmp_path / "in", "bad[1].mrcs")
