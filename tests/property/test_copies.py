@@ -1,4 +1,4 @@
-"""Stacks written, renamed, swapped, copied, grown, cut, deleted in any order: an image counts once, wherever it lies."""
+"""Stacks written, renamed, swapped, copied, grown, cut, deleted in any order: an image counts but once."""
 
 import itertools
 import os
