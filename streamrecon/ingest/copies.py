@@ -211,7 +211,8 @@ class Copies:
         if here:
             self._note_copy(stack, here[0])
             return
-        _log.info("stack_renamed", name=stack.name, before=others)
+        if others:
+            _log.info("stack_renamed", name=stack.name, before=others)
         for name in others:
             if look_at(self._root / name) is None:
                 # what comes under that name is another stack; what its manifests say is waited for
