@@ -125,7 +125,8 @@ class Collector:
 
     def _look(self, now: float, end: float) -> bool:
         # Stacks first: the rows of a manifest stay in memory until its stacks are examined.
-        if self._examine([s for s in self._followed.open_stacks.values() if s.settle.referred], now, end):
+        first = [s for s in self._followed.open_stacks.values() if s.settle.referred and not s.replaced]
+        if self._examine(first, now, end):
             return True
         for manifest in list(self._followed.unread.values()):
             if self._manifests.due(manifest, now):

@@ -91,6 +91,7 @@ class Copies:
             _log.info("stack_replaced", name=stack.name)
             self._followed.lost += 1
             self._followed.start_over(stack)
+            stack.replaced = True
         self.look_again(stack)
         return held is None
 

@@ -116,12 +116,12 @@ class Bench:
         self.settle = settle
         self.now = time.monotonic()
 
-    def look(self, rounds=6):
+    def look(self, rounds=6, budget_seconds=0.5):
         """Scan and collect until nothing changes any more, on a clock of its own, which needs no waiting."""
         for _ in range(rounds):
             self.now += 2 * self.settle
             self.collector.take_scan(scan_tree(self.wanted), self.now)
-            self.collector.step(self.now)
+            self.collector.step(self.now, budget_seconds)
 
     def round(self):
         now = time.monotonic()

@@ -273,6 +273,17 @@ class TestCopied:
             bench.look()
             assert bench.ready() == particles(bench) == 9
 
+    def test_grown_is_read_where_it_is_longer(self, root, bench):
+        put(root / "good.mrcs", images(5))
+        put(root / "later.mrcs", images(5))
+        bench.look()
+        put(root / "later.mrcs", np.concatenate([images(5), images(3, seed=1)]))
+        bench.look()
+        assert bench.ready() == particles(bench) == 8
+        found, names = delivered(bench)
+        assert_once(found, images(5), images(3, seed=1))
+        assert names == {str(root / "good.mrcs"), str(root / "later.mrcs")}
+
     def test_grown_and_the_original_too(self, root, bench):
         more, other = images(3, seed=1), images(2, seed=2)
         put(root / "good.mrcs", images(5))
@@ -302,14 +313,14 @@ class TestCopied:
 
     def test_never_read_from_what_lies_under_its_name_now(self, root, bench):
         put(root / "good.mrcs", images(5))
-        put(root / "copy.mrcs", images(5))
+        put(root / "later.mrcs", images(5))
         bench.look()
-        assert is_ready(bench, "good.mrcs", "copy.mrcs")
-        # nobody has looked since
+        assert is_ready(bench, "good.mrcs", "later.mrcs")
+        # nobody has looked since; and by its name it is the first to be asked
         write_stack(root / "good.mrcs", images(5, seed=9), PIXEL_SIZE)
         found, names = delivered(bench)
         assert_once(found, images(5))
-        assert names == {str(root / "copy.mrcs")}
+        assert names == {str(root / "later.mrcs")}
 
     def test_renamed_when_the_original_is_gone(self, root, bench):
         put(root / "good.mrcs", images(5))
@@ -413,6 +424,17 @@ class TestWrittenAnew:
         identities = {i for (i,) in bench.ledger._connection.execute("SELECT identity FROM particles")}
         assert "000001@good.mrcs (2)" in identities
 
+    def test_while_one_that_nobody_names_was_there_before(self, root, bench):
+        write_stack(root / "unnamed.mrcs", images(5), PIXEL_SIZE)
+        bench.look()
+        put(root / "good.mrcs", images(5))
+        bench.look()
+        put(root / "good.mrcs", images(5, seed=1))
+        bench.look()
+        assert bench.ready() == particles(bench) == 10
+        found, _ = delivered(bench)
+        assert_once(found, images(5), images(5, seed=1))
+
     def test_with_a_pick_more_in_the_middle(self, root, bench):
         old = images(5)
         put(root / "good.mrcs", old)
@@ -424,6 +446,17 @@ class TestWrittenAnew:
         assert bench.ready() == particles(bench) == 6
         found, _ = delivered(bench)
         assert_once(found, pixels)
+
+    def test_what_has_its_images_now_is_looked_at_first(self, root, bench):
+        """However little time there is at each step, and whichever comes first in the scan."""
+        put(root / "a.mrcs", images(5))
+        bench.look()
+        (root / "a.mrcs").rename(root / "b.mrcs")  # no manifest names it
+        put(root / "a.mrcs", images(5, seed=1))
+        bench.look(40, budget_seconds=0.0)
+        assert bench.ready() == particles(bench) == 10
+        found, _ = delivered(bench)
+        assert_once(found, images(5), images(5, seed=1))
 
 
 class TestBlank:
