@@ -447,12 +447,13 @@ class TestWrittenAnew:
         found, _ = delivered(bench)
         assert_once(found, pixels)
 
-    def test_what_has_its_images_now_is_looked_at_first(self, root, bench):
+    @pytest.mark.parametrize(("name", "other"), [("a.mrcs", "b.mrcs"), ("b.mrcs", "a.mrcs")])
+    def test_what_has_its_images_now_is_looked_at_first(self, root, bench, name, other):
         """However little time there is at each step, and whichever comes first in the scan."""
-        put(root / "a.mrcs", images(5))
+        put(root / name, images(5))
         bench.look()
-        (root / "a.mrcs").rename(root / "b.mrcs")  # no manifest names it
-        put(root / "a.mrcs", images(5, seed=1))
+        (root / name).rename(root / other)  # no manifest names it
+        put(root / name, images(5, seed=1))
         bench.look(40, budget_seconds=0.0)
         assert bench.ready() == particles(bench) == 10
         found, _ = delivered(bench)

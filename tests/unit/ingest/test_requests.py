@@ -109,7 +109,7 @@ class TestOlderLedger:
 
     def test_a_migration_that_fails_leaves_it_as_it_was(self, old_ledger, monkeypatch):
         before = schema_of(old_ledger)
-        monkeypatch.setitem(ledger_schema._MIGRATIONS, "1", ledger_schema._MIGRATIONS["1"] + "nonsense;\n")
+        monkeypatch.setitem(ledger_schema.MIGRATIONS, "1", ledger_schema.MIGRATIONS["1"] + "nonsense;\n")
         with pytest.raises(Exception, match="nonsense"):
             Ledger(old_ledger)
         assert schema_of(old_ledger) == before
