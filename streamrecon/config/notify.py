@@ -6,7 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-EventKind = Literal["stage", "batch_refused", "quarantine", "resolution", "stalled", "session_end", "failure"]
+EventKind = Literal[
+    "stage", "symmetry", "batch_refused", "quarantine", "resolution", "stalled", "session_end", "failure"
+]
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -16,6 +18,7 @@ class NotifyConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     events: tuple[EventKind, ...] = (
         "stage",
+        "symmetry",
         "batch_refused",
         "quarantine",
         "resolution",

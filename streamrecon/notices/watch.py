@@ -10,6 +10,8 @@ from streamrecon.config.notify import EventKind, NotifyConfig
 from streamrecon.notices.notice import Notice
 
 _KIND_OF_EVENT: dict[str, EventKind] = {
+    "symmetry_imposed": "symmetry",
+    "symmetry_contradicted": "symmetry",
     "batch_refused": "batch_refused",
     "checkpoint_failed": "failure",
     "snapshot_failed": "failure",

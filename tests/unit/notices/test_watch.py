@@ -70,6 +70,11 @@ def test_what_cannot_be_written_is_a_failure(kind):
     assert told(watch().take(event(kind, "no space"), 1)) == [("failure", "no space")]
 
 
+@pytest.mark.parametrize("kind", ["symmetry_imposed", "symmetry_contradicted"])
+def test_what_becomes_of_a_symmetry_is_told(kind):
+    assert told(watch().take(event(kind, "C3"), 1)) == [("symmetry", "C3")]
+
+
 def test_refused_batches_are_told_and_other_events_are_not():
     w = watch()
     assert told(w.take(event("batch_refused", "bad"), 1)) == [("batch_refused", "bad")]
