@@ -37,7 +37,7 @@ def trusted_symmetry(
     asked: str,
     *,
     at_least: float = 0.0,
-) -> tuple[Orientation, str]:
+) -> tuple[Orientation | None, str]:
     """Find the symmetry of two half maps that were made without any, and say whether to impose it.
 
     Parameters
@@ -51,7 +51,8 @@ def trusted_symmetry(
 
     Returns
     -------
-    The orientation, its centre in voxels, "C1" where nothing may be imposed; and the reason, for people.
+    The orientation, its centre in voxels, "C1" where nothing may be imposed, None while the map is too coarse for the
+    question; and the reason, for people.
     """
     box = len(half_a)
     try:
@@ -62,7 +63,7 @@ def trusted_symmetry(
     end = _last_shell(curves.corrected)
     reached = f"{box * voxel_size_angstrom / max(end, 1):.1f} A"
     if asked == "auto" and box * voxel_size_angstrom > _AUTO_ANGSTROM * end:
-        return Orientation(), f"the map reaches {reached}: too coarse to tell symmetry from likeness"
+        return None, f"the map reaches {reached}: too coarse to tell symmetry from likeness"
     mean = (half_a + half_b) / 2 * mask
     found = find_symmetry(mean, curves.corrected) if asked == "auto" else locate_symmetry(mean, asked, curves.corrected)
     group = found.group

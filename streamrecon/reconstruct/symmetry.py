@@ -38,8 +38,10 @@ class SymmetryFinder(Protocol):
         asked: str,
         *,
         at_least: float = 0.0,
-    ) -> tuple[Orientation, str]:
+    ) -> tuple[Orientation | None, str]:
         """Return the orientation, its centre in voxels, "C1" if nothing may be imposed; and the reason.
+
+        None: the maps are too coarse to say, which costs little to find out.
 
         ``at_least``: what copies must hold of what the halves share, where that is more than usual.
         """
@@ -61,7 +63,7 @@ class Symmetry:
     ----------
     orientation : Orientation
     tried_shells : int
-        Shells that were sure when it was last looked for.
+        Shells that were sure when it was last looked for; fewer if they were too few to say.
     doubts : SymmetryDoubts
         What new images say to what is imposed.
     contradicted : bool
@@ -106,9 +108,13 @@ class Symmetry:
         halves = (backend.to_host(latest.half_a), backend.to_host(latest.half_b))
         at_least = _AGAIN_AT_LEAST if self._times else 0.0
         found, reason = self._find(*halves, larger * geometry.pixel_size_angstrom, self.asked, at_least=at_least)
+        coarse, found = found is None, found or Orientation()
         center = larger * np.asarray(found.center)
-        words = json.dumps([found.group, reason, found.rotation.tolist(), center.tolist()]).encode()
-        group, self._why, *frame = json.loads(agreed(self._collective, np.frombuffer(words, np.uint8)).tobytes())
+        words = json.dumps([coarse, found.group, reason, found.rotation.tolist(), center.tolist()]).encode()
+        words = agreed(self._collective, np.frombuffer(words, np.uint8)).tobytes()
+        coarse, group, self._why, *frame = json.loads(words)
+        if coarse:
+            self.tried_shells = int(sure_shells / _GROWTH)  # again with the next shell
         self.orientation = Orientation(group, *(np.array(part, np.float64) for part in frame))
         return self.orientation.turned
 

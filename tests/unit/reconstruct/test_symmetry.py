@@ -27,6 +27,8 @@ class Finder:
     def __call__(self, half_a, half_b, voxel_size_angstrom, asked, *, at_least=0.0):
         self.asked_for.append(at_least)
         assert voxel_size_angstrom == 6.0
+        if self.held is None:
+            return None, "too coarse"
         if self.held < at_least:
             return Orientation(), "not enough"
         return Orientation(self.group, np.eye(3), np.array([0.5, 0.0, 1.0])), "found"
@@ -43,6 +45,23 @@ def say(doubts, gain, log_likelihood=100.0, n=1200, spread=1.0):
     rng = np.random.default_rng(0)
     for _ in range(n // 100):
         doubts.note(np.full(100, log_likelihood), rng.normal(gain, spread, 100))
+
+
+def test_a_map_too_coarse_to_say_is_asked_again_with_the_next_shell():
+    finder = Finder(held=None)
+    symmetry = Symmetry("auto", finder)
+    assert not symmetry.look(CpuBackend(1), MAP, GEOMETRY, 14)
+    assert symmetry.reason == "too coarse"
+    assert symmetry.due(15)
+    finder.held = 0.9
+    assert symmetry.look(CpuBackend(1), MAP, GEOMETRY, 15)
+
+
+def test_one_that_was_not_found_is_looked_for_again_with_so_many_more_shells():
+    symmetry = Symmetry("auto", Finder(group="C1"))
+    assert not symmetry.look(CpuBackend(1), MAP, GEOMETRY, 14)
+    assert not symmetry.due(16)
+    assert symmetry.due(17)
 
 
 @pytest.mark.parametrize(
