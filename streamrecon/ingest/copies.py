@@ -89,6 +89,7 @@ class Copies:
             self.recall(stack)
         else:
             _log.info("stack_replaced", name=stack.name)
+            self._place_known(stack.path, number, seen.sections)
             self._followed.lost += 1
             self._followed.start_over(stack)
             stack.replaced = True
@@ -140,6 +141,7 @@ class Copies:
             particle = None if image is None else particles.get(image)  # the same image twice among the new ones
             if particle is None and (particle := self._replaced(stack.name, before, index)) is not None:
                 self._contents.place(number, [(index, particle, image)])
+                particles[image] = particle  # of the next section that holds it, too
                 continue
             if particle is None:
                 particle = self._add_new(stack.name, rows[index], bad.get(index))
@@ -166,6 +168,17 @@ class Copies:
             chunk = sections[start : start + _MOST_READ]
             for section, image in zip(chunk, digests_at(path, chunk) or (), strict=False):
                 self._contents.put_image(number, section, image)
+
+    def _place_known(self, path: Path, number: int, sections: int) -> None:
+        """Note at once where known images lie in a file that was written anew: none may be taken for gone meanwhile."""
+        placed = self._contents.sections(number)
+        missing = [section for section in range(sections) if section not in placed]
+        for start in range(0, len(missing), _MOST_READ):
+            chunk = missing[start : start + _MOST_READ]
+            images = dict(zip(chunk, digests_at(path, chunk) or (), strict=False))
+            particles = self._particles_of(images.values())
+            known = [(i, particles[image], image) for i, image in images.items() if image in particles]
+            self._contents.place(number, known)
 
     def _particles_of(self, images: Iterable[bytes]) -> dict[bytes | None, int]:
         """Return which particles images are; those that are new are not in it."""

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from streamrecon.ingest.delivery import Delivery
+from streamrecon.ingest.fingerprint import image_digests
 from streamrecon.ingest.ledger import Ledger
 from streamrecon.ingest.ledger_schema import SCHEMA_VERSION
 from streamrecon.io import write_stack
@@ -446,6 +447,30 @@ class TestWrittenAnew:
         assert bench.ready() == particles(bench) == 6
         found, _ = delivered(bench)
         assert_once(found, pixels)
+
+    def test_with_one_new_image_twice(self, root, bench):
+        put(root / "good.mrcs", images(2))
+        bench.look()
+        new = images(1, seed=1)
+        put(root / "good.mrcs", np.concatenate([new, new]))
+        bench.look()
+        query = "SELECT DISTINCT particle FROM places WHERE image = ?"
+        assert len(bench.ledger._connection.execute(query, image_digests(new)).fetchall()) == 1
+
+    @pytest.mark.parametrize(("name", "other"), [("a.mrcs", "b.mrcs"), ("b.mrcs", "a.mrcs")])
+    def test_while_another_that_keeps_some_of_its_images_is_written_anew(self, root, bench, name, other):
+        """Whichever is looked at first."""
+        old = images(5)
+        put(root / name, old)
+        put(root / other, np.concatenate([old, images(3, seed=2)]))
+        bench.look()
+        assert particles(bench) == 8
+        put(root / name, images(5, seed=1))
+        put(root / other, old[:2])
+        bench.look()
+        assert particles(bench) == 10  # two of the old images are there still, and not written over
+        known = bench.ledger.contents.particles_of(image_digests(np.concatenate([old[:2], images(5, seed=1)])))
+        assert len({k.particle for k in known.values()}) == 7
 
     @pytest.mark.parametrize(("name", "other"), [("a.mrcs", "b.mrcs"), ("b.mrcs", "a.mrcs")])
     def test_what_has_its_images_now_is_looked_at_first(self, root, bench, name, other):
