@@ -47,7 +47,7 @@ class Collector:
         self._ledger = ledger
         self._reporter = Reporter(ledger, metrics)
         self._followed = Followed(wanted, settings, self._reporter)
-        copies = Copies(wanted.root, self._followed, ledger, metrics)
+        copies = self._copies = Copies(wanted.root, self._followed, ledger, metrics)
         self._manifests = ManifestReader(wanted.root, settings, self._followed, ledger, self._reporter, copies)
         self._stacks = StackTaker(settings, self._followed, ledger, metrics, self._reporter, copies)
         self._complained: set[str] = set()
@@ -69,6 +69,7 @@ class Collector:
         for path in [p for p in (*followed.stacks, *followed.manifests) if p not in scan.files]:
             # A link that leads to a folder scanned under another name is not in the scan, but there.
             followed.observe(path, look_at(path), now)
+        self._copies.bring_back()
         for name in scan.unnameable:
             reason = f"{name}: expected a UTF-8 name, found this; rename it"
             self._reporter.set_aside(name, "unsupported_format", reason)

@@ -102,6 +102,23 @@ class Copies:
         if content is not None:
             self._followed.take_back(self._ledger.release_content(content.number))
 
+    def bring_back(self) -> None:
+        """Take up particles again that could not be delivered because no file held their images, where one does now."""
+        there: dict[str, bool] = {}
+        back: set[int] = set()
+        for particle, place in self._contents.places_of_missing():
+            if place.name not in there:
+                sighting = look_at(self._root / place.name)
+                there[place.name] = sighting is not None and sighting.is_regular
+            if particle not in back and there[place.name] and self._is_at(place):
+                back.add(particle)
+        if not back:
+            return
+        with self._ledger.transaction():
+            rows = [row for particle in back for row in self._ledger.release_particle(particle)]
+        self._followed.take_back(rows)
+        _log.info("particles_found_again", particles=len(back))
+
     def add(
         self,
         stack: Stack,

@@ -13,7 +13,7 @@ from streamrecon.errors import IngestError
 from streamrecon.ingest.fingerprint import digests_at
 from streamrecon.ingest.ledger import Ledger
 from streamrecon.ingest.ledger_batches import decode_body
-from streamrecon.ingest.ledger_contents import Place
+from streamrecon.ingest.ledger_contents import STACK_MISSING, Place
 from streamrecon.ingest.ledger_schema import BatchRecord
 from streamrecon.ingest.scan import look_at
 from streamrecon.io.mrc import read_sections
@@ -84,7 +84,7 @@ class Delivery:
             if place is None:
                 where = ", ".join(str(self._root / p.name) for p in known) or "no file that is there"
                 bad[identity] = (
-                    "ingest_error",
+                    STACK_MISSING,
                     f"{identity}: expected its image in {where}, found it there no more; put the stack back",
                 )
                 place = Place(table.stack_names[stack], index, None)

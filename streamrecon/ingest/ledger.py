@@ -257,9 +257,9 @@ class Ledger:
         with self.transaction():
             return self._take_out("id IN (SELECT particle FROM places WHERE content = ?1)", (number,))
 
-    def release_particle(self, number: int) -> None:
-        """Forget a particle that had been set aside."""
-        self._take_out("id = ?1", (number,))
+    def release_particle(self, number: int) -> list[ParticleRow]:
+        """Forget a particle that had been set aside; as `release`."""
+        return self._take_out("id = ?1", (number,))
 
     def _take_out(self, which: str, parameters: tuple[object, ...]) -> list[ParticleRow]:
         which = f"state = 'quarantined' AND {which}"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from streamrecon.ingest.fingerprint import Fingerprint
 from streamrecon.ingest.ledger_schema import LedgerDatabase
 
+STACK_MISSING = "stack_missing"  # why a particle was set aside of which no file held the image when it was to be read
 # as many contents with one first image are looked at; a session that has more is no session
 _MOST_CANDIDATES = 1000
 _MOST_PARAMETERS = 500  # of one query
@@ -179,6 +180,16 @@ class ContentLedger:
             (particle,),
         )
         return [Place(*row) for row in rows]
+
+    def places_of_missing(self) -> list[tuple[int, Place]]:
+        """Return where the images lay, as far as is known, that no file held when they were to be delivered."""
+        rows = self._connection.execute(
+            "SELECT particle, name, section, image FROM quarantine JOIN particles USING (identity)"
+            " JOIN places ON particle = particles.id JOIN files USING (content)"
+            " WHERE kind = ? AND state = 'quarantined' ORDER BY particle, name",
+            (STACK_MISSING,),
+        )
+        return [(particle, Place(*place)) for particle, *place in rows]
 
     def places_of_batch(self, batch_id: int) -> dict[str, list[Place]]:
         """Return where the images of a batch lie, by identity; one that was never examined is not in it."""

@@ -9,6 +9,7 @@ FILE_STATES = ("seen", "settling", "ready", "orphan", "quarantined")
 QUARANTINE_KINDS = (
     "stack_incomplete",
     "stack_corrupt",
+    "stack_missing",
     "manifest_mismatch",
     "unsupported_format",
     "ingest_error",

@@ -323,6 +323,26 @@ class TestCopied:
         assert_once(found, images(5))
         assert names == {str(root / "later.mrcs")}
 
+    @pytest.mark.parametrize("noticed", [True, False])
+    def test_put_back_as_it_was_when_it_had_been_set_aside(self, root, bench, tmp_path, noticed):
+        put(root / "good.mrcs", images(5))
+        bench.look()
+        (root / "good.mrcs").rename(tmp_path / "away.mrcs")
+        if noticed:
+            bench.look()
+        bench.batcher.make(time.monotonic(), flush=True)
+        batch = bench.ledger.batches.lease_next("worker")
+        _, _, bad = Delivery(bench.ledger, bench.root).prepare(batch, by_reference=True)
+        assert {kind for kind, _ in bad.values()} == {"stack_missing"}
+        bench.ledger.batches.withdraw(batch.batch_id, bad)
+        bench.look()
+        assert len(bench.ledger.quarantined()) == 5
+        (tmp_path / "away.mrcs").rename(root / "good.mrcs")
+        bench.look()
+        assert bench.ledger.quarantined() == []
+        found, _ = delivered(bench)
+        assert_once(found, images(5))
+
     def test_renamed_when_the_original_is_gone(self, root, bench):
         put(root / "good.mrcs", images(5))
         bench.look()

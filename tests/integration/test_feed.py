@@ -61,7 +61,7 @@ def test_batch_that_nobody_can_read_is_withdrawn_but_for_its_good_rows(tmp_path,
         until(lambda: client.poll(0.05) is None and states(tmp_path) == {"withdrawn": 1})
     with Ledger(tmp_path / LEDGER_NAME, access="read") as ledger:
         assert [e.identity for e in ledger.quarantined()] == [f"{i:06d}@s0.mrcs" for i in range(1, 6)]
-        assert {e.kind for e in ledger.quarantined()} == {"ingest_error"}
+        assert {e.kind for e in ledger.quarantined()} == {"stack_missing"}
         assert {r.stack_name for _, r in ledger.batches.ready_rows(10)} == {"s1.mrcs"}
         assert ledger.counts().particles["ready"] == 5
 
