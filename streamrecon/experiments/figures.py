@@ -92,7 +92,7 @@ def draw_curves(path: Path, rows: Sequence[Row]) -> None:
                         linestyle="-" if number < 10 else "--",
                         **style,
                     )
-            line[column].set(xlabel=x_label, ylabel=y_label)
+            line[column].set(xlabel=x_label, ylabel=y_label, xscale="log")
             line[column].grid(alpha=0.3)
             if y in ("map_change", "step_size"):
                 line[column].set_yscale("log")
