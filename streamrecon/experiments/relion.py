@@ -94,7 +94,9 @@ def arguments(p: Any, problem: Problem) -> list[str]:
     ]  # fmt: skip
     if p["mode"] == "em":
         return [*common, "--iter", str(sum(p["iterations"])), "--ini_high", "35"]
-    return [*common, "--sgd", "--sgd_ini_iter", ini, "--sgd_inbetween_iter", between, "--sgd_fin_iter", final]
+    # each map is written: what is stopped has something to show
+    steps = ["--sgd_ini_iter", ini, "--sgd_inbetween_iter", between, "--sgd_fin_iter", final, "--sgd_write_iter", "1"]
+    return [*common, "--sgd", *steps]
 
 
 def _watched(
