@@ -5,6 +5,7 @@ import contextlib
 import pytest
 
 from tests.integration.feed_helpers import Server
+from tests.integration.ingest_helpers import Bench
 
 
 @pytest.fixture
@@ -18,3 +19,25 @@ def serve(tmp_path):
             return server
 
         yield start
+
+
+@pytest.fixture
+def root(tmp_path):
+    """Return an empty watched folder."""
+    folder = tmp_path / "incoming"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def ledger_path(tmp_path):
+    """Return where the ledger of ``bench`` is."""
+    return tmp_path / "ledger.sqlite"
+
+
+@pytest.fixture
+def bench(root, ledger_path):
+    """Return a collector over the folder, and all that it needs."""
+    made = Bench(root, ledger_path)
+    yield made
+    made.ledger.close()

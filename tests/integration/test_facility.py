@@ -19,20 +19,6 @@ from tests.integration.ingest_helpers import PIXEL_SIZE, Bench, all_rows, images
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed database")
 
 
-@pytest.fixture
-def root(tmp_path):
-    folder = tmp_path / "incoming"
-    folder.mkdir()
-    return folder
-
-
-@pytest.fixture
-def bench(root, tmp_path):
-    bench = Bench(root, tmp_path / "ledger.sqlite")
-    yield bench
-    bench.ledger.close()
-
-
 def commits_of(ledger):
     """Return the list to which every commit of a ledger is added from now on."""
     commits = []
