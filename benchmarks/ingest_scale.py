@@ -142,7 +142,7 @@ def _one_more(root: Path, ledger: Ledger, number: int, particles: int) -> float:
     folder = root / "new"
     _write_one(folder, number, particles)
     began = time.perf_counter()
-    while not ledger.known_sections(f"{folder.name}/mic{number:05d}.mrcs"):
+    while ledger.stack_signature(f"{folder.name}/mic{number:05d}.mrcs") is None:
         time.sleep(0.005)
     return time.perf_counter() - began - _SETTLE_SECONDS
 

@@ -6,7 +6,7 @@ One SQLite file on a local disk; every change of several rows is one transaction
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
@@ -167,31 +167,6 @@ class Ledger:
         self._database.put_meta("sampling", msgspec.json.encode(sampling).decode())
 
     # Particles
-
-    def known_sections(self, stack: str) -> set[int]:
-        """Return the zero-based sections of a stack whose particles have its name, in whatever state."""
-        rows = self._connection.execute("SELECT stack_index FROM particles WHERE stack = ?", (stack,))
-        return {index for (index,) in rows}
-
-    def add_particles(self, rows: Mapping[str, ParticleRow], bad: Mapping[str, tuple[str, str]] | None = None) -> int:
-        """Add particles by identity; one that is known already is left as it is.
-
-        Parameters
-        ----------
-        rows : mapping of identity to ParticleRow
-            Both good and bad ones, in the order they are to be queued.
-        bad : mapping of identity to (kind, reason)
-            Those to quarantine.
-
-        Returns
-        -------
-        int
-            How many are newly ready.
-        """
-        bad = bad or {}
-        with self.transaction():
-            added = [self.add_particle(row, bad.get(identity)) is not None for identity, row in rows.items()]
-        return sum(new and identity not in bad for new, identity in zip(added, rows, strict=True))
 
     def add_particle(self, row: ParticleRow, bad: tuple[str, str] | None = None) -> int | None:
         """Add one particle, set aside for a (kind, reason) if given; return its number, None if its identity is taken.

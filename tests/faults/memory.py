@@ -15,6 +15,7 @@ from streamrecon.ingest.scan import scan_tree
 from streamrecon.io import write_stack
 from streamrecon.io.pose_spool import PoseSpool
 from tests.integration.ingest_helpers import PIXEL_SIZE, Bench, all_rows, images, star_text
+from tests.ledgers import known_sections
 
 PARTICLES_A_STACK = 100
 _GROWTH = 1.25  # between two exports
@@ -49,7 +50,7 @@ def follow(folder, stacks):
             bench.batcher.make(now, flush=True)
         if (number + 1) % (stacks // 5) == 0:
             found.append((number + 1, own_mib()))
-    known = sum(len(bench.ledger.known_sections(stack.name)) for stack in bench.ledger.stacks())
+    known = sum(len(known_sections(bench.ledger, stack.name)) for stack in bench.ledger.stacks())
     assert known == stacks * PARTICLES_A_STACK
     bench.ledger.close()
     return found

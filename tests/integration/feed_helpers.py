@@ -10,6 +10,7 @@ from streamrecon.ingest.metrics import NoIngestMetrics
 from streamrecon.io import write_stack
 from streamrecon.transport.table_wire import OpticsWire, ParticleRow
 from tests.integration.ingest_helpers import PIXEL_SIZE, CountingMetrics, images
+from tests.ledgers import add_particles
 
 FREE_PORT = "tcp://127.0.0.1:0"
 OPTICS = OpticsWire("group1", 300.0, 2.7, 0.1, PIXEL_SIZE, 8)
@@ -25,7 +26,7 @@ def fill(tmp_path, stacks=2, n=5, batch_size=5):
         for s in range(stacks):
             write_stack(tmp_path / f"s{s}.mrcs", images(n, seed=s), PIXEL_SIZE)
             rows = [row(f"s{s}.mrcs", i) for i in range(n)]
-            ledger.add_particles({r.identity: r for r in rows})
+            add_particles(ledger, {r.identity: r for r in rows})
         Batcher(ledger, NoIngestMetrics(), batch_size, 0.0).make(0.0, flush=True)
 
 

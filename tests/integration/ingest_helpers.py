@@ -14,6 +14,7 @@ from streamrecon.ingest.metrics import NoIngestMetrics
 from streamrecon.ingest.scan import Wanted, scan_tree
 from streamrecon.ingest.tracked import CollectSettings
 from streamrecon.io import write_stack
+from tests.ledgers import known_sections
 
 BOX = 8
 PIXEL_SIZE = 3.0
@@ -153,7 +154,7 @@ class Bench:
 
     def good_is_queued(self, name="good.mrcs", n=5):
         """Make batches and say whether they hold all particles of the good stack."""
-        self.until(lambda: len(self.ledger.known_sections(name)) == n)
+        self.until(lambda: len(known_sections(self.ledger, name)) == n)
         self.batcher.make(time.monotonic(), flush=True)
         queued = self.ledger._connection.execute(
             "SELECT count(*) FROM particles WHERE stack = ? AND state = 'queued'", (name,)

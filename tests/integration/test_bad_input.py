@@ -7,6 +7,7 @@ import pytest
 
 from streamrecon.io import StackWriter, write_stack
 from tests.integration.ingest_helpers import BOX, PIXEL_SIZE, Bench, all_rows, images, put_stack_and_star, star_text
+from tests.ledgers import known_sections
 
 
 @pytest.fixture
@@ -48,7 +49,7 @@ def test_truncated_stack(root, bench):
     assert bench.good_is_queued()
     # And it comes back when it changes.
     stack.write_bytes(whole)
-    bench.until(lambda: len(bench.ledger.known_sections("bad.mrcs")) == 5)
+    bench.until(lambda: len(known_sections(bench.ledger, "bad.mrcs")) == 5)
     assert bench.quarantine_of("bad.mrcs") == []
     assert bench.state_of("bad.mrcs") == "ready"
 
@@ -61,9 +62,9 @@ def test_stack_still_growing(root, bench):
             # Longer in all than the orphan time: only standing still counts.
             bench.for_seconds(0.15)
             assert bench.state_of("bad.mrcs") == "settling"
-            assert bench.ledger.known_sections("bad.mrcs") == set()
+            assert known_sections(bench.ledger, "bad.mrcs") == set()
             writer.append(image[None])
-    bench.until(lambda: len(bench.ledger.known_sections("bad.mrcs")) == 5)
+    bench.until(lambda: len(known_sections(bench.ledger, "bad.mrcs")) == 5)
     assert bench.ledger.quarantined() == []
     assert bench.good_is_queued()
 
@@ -74,7 +75,7 @@ def test_stack_whose_header_grows(root, bench):
         for image in images(5, seed=7):
             bench.for_seconds(0.15)
             writer.append(image[None])
-    bench.until(lambda: len(bench.ledger.known_sections("bad.mrcs")) == 5)
+    bench.until(lambda: len(known_sections(bench.ledger, "bad.mrcs")) == 5)
     assert bench.ledger.quarantined() == []
 
 
@@ -103,7 +104,7 @@ def test_star_cut_mid_row(root, bench):
     assert str(star) in entry.reason
     assert bench.good_is_queued()
     star.write_text(whole)
-    bench.until(lambda: len(bench.ledger.known_sections("bad.mrcs")) == 5)
+    bench.until(lambda: len(known_sections(bench.ledger, "bad.mrcs")) == 5)
     assert bench.quarantine_of("bad.star") == []
 
 
@@ -111,10 +112,10 @@ def test_star_cut_at_a_row_end(root, bench):
     _stack, star = put_stack_and_star(root, "bad.mrcs")
     lines = star.read_text().splitlines(keepends=True)
     star.write_text("".join(lines[:-2]))
-    bench.until(lambda: bench.ledger.known_sections("bad.mrcs") == {0, 1, 2})
+    bench.until(lambda: known_sections(bench.ledger, "bad.mrcs") == {0, 1, 2})
     assert bench.ledger.quarantined() == []
     star.write_text("".join(lines))
-    bench.until(lambda: bench.ledger.known_sections("bad.mrcs") == {0, 1, 2, 3, 4})
+    bench.until(lambda: known_sections(bench.ledger, "bad.mrcs") == {0, 1, 2, 3, 4})
     assert bench.ready() == 10
     assert bench.good_is_queued()
 
@@ -123,9 +124,9 @@ def test_star_cut_within_the_last_number(root, bench):
     _stack, star = put_stack_and_star(root, "bad.mrcs")
     whole = star.read_text()
     star.write_text(whole.rstrip("\n")[:-2])
-    bench.until(lambda: bench.ledger.known_sections("bad.mrcs") == {0, 1, 2, 3})
+    bench.until(lambda: known_sections(bench.ledger, "bad.mrcs") == {0, 1, 2, 3})
     star.write_text(whole)
-    bench.until(lambda: bench.ledger.known_sections("bad.mrcs") == {0, 1, 2, 3, 4})
+    bench.until(lambda: known_sections(bench.ledger, "bad.mrcs") == {0, 1, 2, 3, 4})
     rows = [row for _, row in bench.ledger.batches.ready_rows(100) if row.stack_name == "bad.mrcs"]
     assert [row.ctf[2] for row in rows] == [30.5] * 5
 
@@ -140,7 +141,7 @@ def test_star_naming_a_missing_stack(root, bench):
     assert bench.metrics.kinds == []
     assert bench.good_is_queued()
     write_stack(root / "later.mrcs", images(5, seed=7), PIXEL_SIZE)
-    bench.until(lambda: len(bench.ledger.known_sections("later.mrcs")) == 5)
+    bench.until(lambda: len(known_sections(bench.ledger, "later.mrcs")) == 5)
     assert bench.ledger.stacks("orphan") == []
 
 
@@ -151,7 +152,7 @@ def test_missing_stack_that_comes_elsewhere(root, bench):
     bench.until(lambda: bench.state_of("job/stacks/later.mrcs") == "seen")
     (root / "stacks").mkdir()
     write_stack(root / "stacks" / "later.mrcs", images(5, seed=7), PIXEL_SIZE)
-    bench.until(lambda: len(bench.ledger.known_sections("stacks/later.mrcs")) == 5)
+    bench.until(lambda: len(known_sections(bench.ledger, "stacks/later.mrcs")) == 5)
     assert bench.state_of("job/stacks/later.mrcs") is None
 
 
@@ -162,13 +163,13 @@ def test_stack_without_star(root, bench):
     assert bench.state_of("micrograph.mrc") is None
     assert bench.good_is_queued()
     (root / "alone.star").write_text(star_text(all_rows("alone.mrcs", 5)))
-    bench.until(lambda: len(bench.ledger.known_sections("alone.mrcs")) == 5)
+    bench.until(lambda: len(known_sections(bench.ledger, "alone.mrcs")) == 5)
 
 
 def test_index_past_the_end(root, bench):
     stack, star = put_stack_and_star(root, "bad.mrcs")
     star.write_text(star_text(all_rows("bad.mrcs", 7)))
-    bench.until(lambda: bench.ledger.known_sections("bad.mrcs") == {0, 1, 2, 3, 4})
+    bench.until(lambda: known_sections(bench.ledger, "bad.mrcs") == {0, 1, 2, 3, 4})
     assert bench.ledger.quarantined() == []
     bench.until(lambda: len(bench.quarantine_of("bad.mrcs")) == 2)
     entries = bench.quarantine_of("bad.mrcs")
@@ -199,7 +200,7 @@ def test_nan_and_constant_images(root, bench, value, said):
     assert bench.good_is_queued()
     # A corrected stack gives the particle back.
     write_stack(root / "bad.mrcs", images(5, seed=1), PIXEL_SIZE)
-    bench.until(lambda: len(bench.ledger.known_sections("bad.mrcs")) == 5 and bench.ready() == 1)
+    bench.until(lambda: len(known_sections(bench.ledger, "bad.mrcs")) == 5 and bench.ready() == 1)
     assert bench.ledger.quarantined() == []
 
 
@@ -232,7 +233,7 @@ def test_mixed_pixel_size(root, bench):
     assert bench.good_is_queued()
     # The STAR was wrong, not the stack: a corrected one is enough.
     star.write_text(star_text(all_rows("bad.mrcs", 5)))
-    bench.until(lambda: len(bench.ledger.known_sections("bad.mrcs")) == 5)
+    bench.until(lambda: len(known_sections(bench.ledger, "bad.mrcs")) == 5)
     assert bench.ledger.quarantined() == []
 
 
@@ -272,7 +273,7 @@ def test_directory_named_like_a_stack(root, bench):
 
 def test_non_ascii_path(root, bench):
     put_stack_and_star(root, "Gitter_Ä/Größe_µ.mrcs")
-    bench.until(lambda: len(bench.ledger.known_sections("Gitter_Ä/Größe_µ.mrcs")) == 5)
+    bench.until(lambda: len(known_sections(bench.ledger, "Gitter_Ä/Größe_µ.mrcs")) == 5)
     assert bench.ledger.quarantined() == []
     assert bench.good_is_queued()
 
@@ -291,7 +292,7 @@ def test_path_that_is_not_utf8(root, bench):
 
 def test_blank_holding_path(root, bench):
     put_stack_and_star(root, "grid 1/my stack.mrcs")
-    bench.until(lambda: len(bench.ledger.known_sections("grid 1/my stack.mrcs")) == 5)
+    bench.until(lambda: len(known_sections(bench.ledger, "grid 1/my stack.mrcs")) == 5)
     assert bench.ledger.quarantined() == []
     assert bench.good_is_queued()
 
@@ -315,7 +316,7 @@ def test_file_that_vanishes_between_scan_and_open(root, bench, monkeypatch):
     assert bench.ledger.quarantined() == []
     assert bench.good_is_queued()
     write_stack(stack, images(5, seed=7), PIXEL_SIZE)
-    bench.until(lambda: len(bench.ledger.known_sections("bad.mrcs")) == 5)
+    bench.until(lambda: len(known_sections(bench.ledger, "bad.mrcs")) == 5)
 
 
 def test_reader_that_fails_in_an_unforeseen_way(root, bench, monkeypatch):
@@ -367,10 +368,10 @@ def test_joined_star_that_never_stands_still(root, bench):
     joined = root / "joined.star"
     joined.write_text(star_text([]))
     n = 0
-    while not bench.ledger.known_sections("j.mrcs"):
+    while not known_sections(bench.ledger, "j.mrcs"):
         n += 1
         assert n < 200
         with joined.open("a") as file:
             file.write(f"{n:06d}@j.mrcs mic.mrc 1 15000.5 14800.25 30.5\n")
         bench.for_seconds(0.03)
-    bench.until(lambda: bench.ledger.known_sections("j.mrcs") == set(range(n)))
+    bench.until(lambda: known_sections(bench.ledger, "j.mrcs") == set(range(n)))

@@ -11,6 +11,7 @@ from streamrecon.ingest.ledger_schema import FileRecord, Sampling
 from streamrecon.ingest.metrics import NoIngestMetrics
 from streamrecon.io import identity_of
 from streamrecon.transport.table_wire import OpticsWire, ParticleRow
+from tests.ledgers import add_particles, known_sections
 
 OPTICS = OpticsWire("g", 300.0, 2.7, 0.1, 3.0, 8)
 
@@ -27,7 +28,7 @@ def ledger(tmp_path):
 
 
 def make_batches(ledger, n_batches, batch_size=2):
-    ledger.add_particles(rows("s.mrcs", range(n_batches * batch_size)))
+    add_particles(ledger, rows("s.mrcs", range(n_batches * batch_size)))
     return Batcher(ledger, NoIngestMetrics(), batch_size, 0.0).make(0.0)
 
 
@@ -37,9 +38,9 @@ def test_identity_is_the_same_as_io_spells_it(tmp_path):
 
 
 def test_a_particle_is_added_once(ledger):
-    assert ledger.add_particles(rows("s.mrcs", [0, 1])) == 2
-    assert ledger.add_particles(rows("s.mrcs", [1, 2])) == 1
-    assert ledger.known_sections("s.mrcs") == {0, 1, 2}
+    assert add_particles(ledger, rows("s.mrcs", [0, 1])) == 2
+    assert add_particles(ledger, rows("s.mrcs", [1, 2])) == 1
+    assert known_sections(ledger, "s.mrcs") == {0, 1, 2}
     assert ledger.counts().particles["ready"] == 3
 
 
@@ -59,7 +60,7 @@ def test_batches_survive_reopening_with_the_same_bytes(tmp_path):
 def test_nothing_of_a_failed_transaction_stays(ledger):
     def fail():
         with ledger.transaction():
-            ledger.add_particles(rows("s.mrcs", [0]))
+            add_particles(ledger, rows("s.mrcs", [0]))
             ledger.put_sampling(Sampling(8, 3.0, "s.mrcs"))
             raise RuntimeError
 
@@ -67,7 +68,7 @@ def test_nothing_of_a_failed_transaction_stays(ledger):
         fail()
     assert ledger.counts().particles["ready"] == 0
     assert ledger.sampling() is None
-    assert ledger.add_particles(rows("s.mrcs", [0])) == 1
+    assert add_particles(ledger, rows("s.mrcs", [0])) == 1
 
 
 def test_leases_go_out_in_order_of_ids_and_come_back(ledger):
@@ -124,10 +125,10 @@ def test_withdrawn_batch_gives_its_good_particles_back(ledger):
 
 def test_released_particles_come_back_as_rows(ledger):
     particles = rows("s.mrcs", [0, 1])
-    assert ledger.add_particles(particles, {"000002@s.mrcs": ("stack_corrupt", "why")}) == 1
+    assert add_particles(ledger, particles, {"000002@s.mrcs": ("stack_corrupt", "why")}) == 1
     assert ledger.counts().particles == {"ready": 1, "queued": 0, "folded": 0, "quarantined": 1}
     assert ledger.release("s.mrcs") == [particles["000002@s.mrcs"]]
-    assert ledger.known_sections("s.mrcs") == {0}
+    assert known_sections(ledger, "s.mrcs") == {0}
     assert ledger.quarantined() == []
 
 
@@ -169,7 +170,7 @@ def test_second_ingester_is_refused(tmp_path, ledger):
     with Ledger(tmp_path / "ledger.sqlite", access="read") as reader:
         assert reader.session == ledger.session
         with pytest.raises(sqlite3.OperationalError, match="readonly"):
-            reader.add_particles(rows("s.mrcs", [0]))
+            add_particles(reader, rows("s.mrcs", [0]))
 
 
 def test_missing_foreign_and_newer_ledgers(tmp_path):
@@ -193,28 +194,28 @@ def test_ledger_is_durable_as_configured(ledger):
 class TestBatcher:
     def test_full_at_once_partial_after_a_while(self, ledger):
         batcher = Batcher(ledger, NoIngestMetrics(), 3, 5.0)
-        ledger.add_particles(rows("s.mrcs", range(7)))
+        add_particles(ledger, rows("s.mrcs", range(7)))
         assert batcher.make(100.0) == [1, 2]
         assert batcher.make(104.9) == []
         assert batcher.make(105.0) == [3]
         assert [ledger.batches.get(i).n for i in (1, 2, 3)] == [3, 3, 1]
 
     def test_flush(self, ledger):
-        ledger.add_particles(rows("s.mrcs", range(2)))
+        add_particles(ledger, rows("s.mrcs", range(2)))
         assert Batcher(ledger, NoIngestMetrics(), 3, 5.0).make(0.0, flush=True) == [1]
 
     def test_wait_starts_anew_after_a_batch(self, ledger):
         batcher = Batcher(ledger, NoIngestMetrics(), 2, 5.0)
-        ledger.add_particles(rows("s.mrcs", [0]))
+        add_particles(ledger, rows("s.mrcs", [0]))
         assert batcher.make(0.0) == []
-        ledger.add_particles(rows("s.mrcs", [1, 2]))
+        add_particles(ledger, rows("s.mrcs", [1, 2]))
         assert batcher.make(4.0) == [1]
         assert batcher.make(5.0) == []
         assert batcher.make(9.0) == [2]
 
     def test_back_pressure(self, ledger):
         batcher = Batcher(ledger, NoIngestMetrics(), 1, 0.0, max_queued=2)
-        ledger.add_particles(rows("s.mrcs", range(4)))
+        add_particles(ledger, rows("s.mrcs", range(4)))
         assert batcher.make(0.0) == [1, 2]
         assert batcher.make(0.0) == []
         assert ledger.counts().particles["ready"] == 2
@@ -223,8 +224,8 @@ class TestBatcher:
 
     def test_box_sizes_never_mix(self, ledger):
         other = OpticsWire("g", 300.0, 2.7, 0.1, 3.0, 16)
-        ledger.add_particles(rows("s.mrcs", range(2)))
-        ledger.add_particles(rows("t.mrcs", range(2), other))
+        add_particles(ledger, rows("s.mrcs", range(2)))
+        add_particles(ledger, rows("t.mrcs", range(2), other))
         batcher = Batcher(ledger, NoIngestMetrics(), 10, 5.0)
         assert batcher.make(0.0) == [1]
         assert batcher.make(5.0) == [2]
