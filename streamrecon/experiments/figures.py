@@ -102,7 +102,7 @@ def draw_curves(path: Path, rows: Sequence[Row]) -> None:
 
 def draw_fsc(path: Path, rows: Sequence[Row], key: str, box_angstrom: float) -> None:
     """Draw the final FSC to the truth of each value of a key."""
-    figure = Figure(figsize=(7, 4), layout="constrained")
+    figure = Figure(figsize=(8.6, 4), layout="constrained")
     axes = figure.subplots()
     for number, (name, own) in enumerate(_by(rows, key).items()):
         fsc = own[-1].get("fsc")
@@ -112,7 +112,7 @@ def draw_fsc(path: Path, rows: Sequence[Row], key: str, box_angstrom: float) -> 
     for threshold in (0.5, 0.143):
         axes.axhline(threshold, color="0.6", linewidth=0.8, linestyle="--")
     axes.set(xlabel="spatial frequency (1/Å)", ylabel="FSC to the truth", ylim=(-0.1, 1.02))
-    axes.legend(fontsize=7)
+    figure.legend(loc="outside right upper", fontsize=7)  # beside the curves: within, it would hide the low ones
     save(path, figure)
 
 
