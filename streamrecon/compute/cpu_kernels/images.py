@@ -8,7 +8,7 @@ from numba import njit
 _TWO_PI = np.float32(2 * np.pi)
 
 
-@njit(nogil=True, fastmath=True, cache=True, error_model="numpy")
+@njit(nogil=True, cache=True, error_model="numpy")
 def gather_half_plane(transform, runs, real, imaginary):
     """Copy the half-plane points out of ``rfft2`` output, origin moved to the box centre.
 
@@ -28,7 +28,7 @@ def gather_half_plane(transform, runs, real, imaginary):
                 imaginary[i, start + c] = sign * value.imag
 
 
-@njit(nogil=True, fastmath=True, cache=True, error_model="numpy")
+@njit(nogil=True, cache=True, error_model="numpy")
 def shell_power(transform, n_shells, power):
     """Mean of |F|^2 over each shell: power (n, n_shells) float32, written; DC is shell 0."""
     n, box, half = transform.shape
@@ -50,7 +50,7 @@ def shell_power(transform, n_shells, power):
                 power[i, s] /= count[s]
 
 
-@njit(nogil=True, fastmath=True, cache=True, error_model="numpy")
+@njit(nogil=True, cache=True, error_model="numpy")
 def ctf_at_points(coefficients, kx, ky, frequency_step, out):
     """CTF of n particles at m points given in Fourier pixels.
 

@@ -81,24 +81,20 @@ def propose_around(
     n, n_old = weight.shape
     n_new = density.shape[1]
     volume = (2 * rotation_half_width) ** 3 / _EIGHT_PI2 * (2 * shift_half_width) ** 2 / shift_area
-    share = np.empty(n_old, np.float32)
     omega = np.empty(3, np.float32)
     turn = np.empty((3, 3), np.float32)
     hr, ht = np.float32(rotation_half_width), np.float32(shift_half_width)
     for i in range(n):
         total = _ZERO
         for m in range(n_old):
-            share[m] = weight[i, m] if weight[i, m] > _NEGLIGIBLE else _ZERO
-            total += share[m]
-        for m in range(n_old):
-            share[m] /= total
+            total += weight[i, m] if weight[i, m] > _NEGLIGIBLE else _ZERO
         parent, passed = -1, _ZERO
         for k in range(n_new):
-            target = (np.float32(k) + start[i]) / np.float32(n_new)
+            target = (np.float32(k) + start[i]) / np.float32(n_new) * total
             while parent < n_old - 1 and (parent < 0 or passed <= target):
                 parent += 1
-                passed += share[parent]
-            while share[parent] == _ZERO:  # rounding ran past the last share
+                passed += weight[i, parent] if weight[i, parent] > _NEGLIGIBLE else _ZERO
+            while weight[i, parent] <= _NEGLIGIBLE:  # rounding ran past the last share
                 parent -= 1
             for a in range(3):
                 omega[a] = (2 * uniform[i, k, a] - _ONE) * hr
@@ -113,10 +109,10 @@ def propose_around(
             y = shift[i, parent, 1] + (2 * uniform[i, k, 4] - _ONE) * ht
             new_shift[i, k, 0] = x
             new_shift[i, k, 1] = y
-            q = share[parent]
+            q = weight[i, parent]
             new = new_rotation[i, k]
             for m in range(n_old):
-                if m == parent or share[m] == _ZERO:
+                if m == parent or weight[i, m] <= _NEGLIGIBLE:
                     continue
                 if abs(x - shift[i, m, 0]) > ht or abs(y - shift[i, m, 1]) > ht:
                     continue
@@ -134,5 +130,5 @@ def propose_around(
                     w1 += new[0, b] * old[2, b] - new[2, b] * old[0, b]
                     w2 += new[1, b] * old[0, b] - new[0, b] * old[1, b]
                 if max(abs(w0), abs(w1), abs(w2)) <= 2 * hr:
-                    q += share[m]
-            density[i, k] = q / volume
+                    q += weight[i, m]
+            density[i, k] = q / (total * volume)
