@@ -21,7 +21,7 @@ from streamrecon.monitor.ports import unused_ports
 _FIRST_SECONDS = 1.0
 _MOST_SECONDS = 60.0
 _STEADY_SECONDS = 60.0
-_STOP_SECONDS = 5.0
+_STOP_SECONDS = 12.0
 _TICK_SECONDS = 0.2
 
 _log = structlog.get_logger(__name__)

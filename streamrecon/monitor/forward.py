@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import http.client
 import threading
+import time
 from http.server import BaseHTTPRequestHandler
 
 MOST_AT_ONCE = 128
@@ -51,6 +52,16 @@ def forward(handler: BaseHTTPRequestHandler, port: int | None) -> None:
         _pass_back(handler, answer)
     finally:
         connection.close()
+        _places.release()
+
+
+def finish(seconds: float) -> None:
+    """Let answers that are under way come to their end, for at most so long."""
+    deadline = time.monotonic() + seconds
+    taken = 0
+    while taken < MOST_AT_ONCE and _places.acquire(timeout=max(0.0, deadline - time.monotonic())):
+        taken += 1
+    for _ in range(taken):
         _places.release()
 
 

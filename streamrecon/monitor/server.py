@@ -17,10 +17,11 @@ import structlog
 from prometheus_client import CollectorRegistry, generate_latest
 
 from streamrecon.errors import TransportError
-from streamrecon.monitor.forward import forward
+from streamrecon.monitor.forward import finish, forward
 
 METRICS_CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _FETCH_SECONDS = 2.0
+_LAST_WORDS_SECONDS = 1.0
 
 _log = structlog.get_logger(__name__)
 Health = Mapping[str, object]
@@ -90,8 +91,9 @@ class MonitorServer:
         self.close()
 
     def close(self) -> None:
-        """Stop serving."""
+        """Stop serving; a page that has ended gets its last words out."""
         self._server.shutdown()
+        finish(_LAST_WORDS_SECONDS)
         self._server.server_close()
         self._thread.join()
 

@@ -25,13 +25,16 @@ from streamrecon.transport.keys import LOCAL_NAME, ClientKeys, client_folder
 
 NICENESS = 10
 _OUT_OF_MEMORY_SCORE = "500"
-_LAST_WORDS_SECONDS = 1.0
+# when told to stop: for the worker's word that the session has ended, and for the pages to be told; the supervisor
+# waits longer than both (monitor.companion)
+_END_SECONDS = 4.0
+_LAST_WORDS_SECONDS = 2.0
 
 _log = structlog.get_logger(__name__)
 
 
 def run_page(config: Config, bind: str, look: Callable[[], Mapping[str, Any]], stop: threading.Event) -> None:
-    """Serve a session's page until ``stop``.
+    """Serve a session's page until ``stop``, and the few seconds that the session's own end may take to be heard.
 
     Parameters
     ----------
@@ -52,15 +55,25 @@ def run_page(config: Config, bind: str, look: Callable[[], Mapping[str, Any]], s
     folder = config.security.curve_folder
     curve = None if folder is None else ClientKeys.load(client_folder(folder, LOCAL_NAME))
     view = SessionView(Hub(), config.session.name)
+    leaving = threading.Event()
     threads = [
-        threading.Thread(target=follow, args=(view, config.publish, curve, stop), name="follow", daemon=True),
-        threading.Thread(target=look_at_ledger, args=(view, look, stop), name="ledger", daemon=True),
+        threading.Thread(target=follow, args=(view, config.publish, curve, leaving), name="follow", daemon=True),
+        threading.Thread(target=look_at_ledger, args=(view, look, leaving), name="ledger", daemon=True),
     ]
     with served(view, config.session.output_dir, bind, any_host=_is_open(config)) as port:
         _log.info("page served", port=port)
         for thread in threads:
             thread.start()
         stop.wait()
+        _hear_the_end(view)
+        leaving.set()
+
+
+def _hear_the_end(view: SessionView) -> None:
+    """Let a worker that is heard say that the session has ended: its last maps are before that in the queue."""
+    deadline = time.monotonic() + _END_SECONDS
+    while view.going_on and time.monotonic() < deadline:
+        time.sleep(0.02)
 
 
 @contextmanager

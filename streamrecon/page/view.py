@@ -117,6 +117,11 @@ class SessionView:
             return self._angular
 
     @property
+    def going_on(self) -> bool:
+        """Whether the worker is heard and has not said that the session has ended."""
+        return self._facts.heard and self._facts.end_reason is None
+
+    @property
     def state(self) -> State:
         """Return where the session stands in words."""
         return state_of(self._facts)

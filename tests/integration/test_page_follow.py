@@ -1,5 +1,6 @@
 """The page's thread that follows a worker: with keys, without them, and over what cannot be read."""
 
+import http.client
 import threading
 import time
 from contextlib import contextmanager
@@ -7,10 +8,12 @@ from contextlib import contextmanager
 import pytest
 import zmq
 
-from streamrecon.config.model import PublishConfig
+from streamrecon.compare.session import free_ports
+from streamrecon.config.model import Config, MonitorConfig, PublishConfig
 from streamrecon.page import follow as follow_module
 from streamrecon.page.follow import follow, look_at_ledger
 from streamrecon.page.hub import Hub
+from streamrecon.page.serve import run_page
 from streamrecon.page.view import SessionView
 from streamrecon.transport.keys import ClientKeys, ServerKeys, client_folder, make_server
 from streamrecon.transport.publisher import Publisher
@@ -101,3 +104,45 @@ def test_a_ledger_that_fails_once_is_looked_at_again(monkeypatch):
     thread.join(60)
     # one that takes 50 ms is made at most once a second, however often it was to be
     assert looks[-1] - looks[-2] >= 0.9
+
+
+def test_a_page_told_to_stop_still_hears_how_the_session_ended(monkeypatch):
+    """The worker's last word lies behind its last maps, which take the page some time on a busy machine."""
+    held = threading.Event()
+    take = SessionView.take
+
+    def slow(view, message):
+        if message.topic.startswith("session") and message.header.state == "end":
+            assert held.wait(60)
+        take(view, message)
+
+    monkeypatch.setattr(SessionView, "take", slow)
+    ports, stop = free_ports(), threading.Event()
+    with Publisher(PORT, PORT, PORT, heartbeat_seconds=0.1) as publisher:
+        config = Config(
+            publish=PublishConfig(events=publisher.events, volumes=publisher.volumes, snapshots=publisher.snapshots),
+            monitor=MonitorConfig(bind=ports.monitor),
+        )
+        page = threading.Thread(target=run_page, args=(config, ports.monitor, dict, stop), daemon=True)
+        page.start()
+
+        def stream():
+            connection = http.client.HTTPConnection(ports.monitor, timeout=60)
+            try:
+                connection.request("GET", "/events")
+                return connection, connection.getresponse()
+            except ConnectionRefusedError:
+                return None
+
+        connection, events = wait_for(stream)
+        publisher.publish_status(status_at(400))
+        while b'"particles_seen":400' not in events.readline():
+            pass
+        publisher.close("stopped")
+        stop.set()
+        threading.Timer(0.5, held.set).start()
+        told = events.read()
+        connection.close()
+    page.join(60)
+    assert not page.is_alive()
+    assert b'"kind":"stopped"' in told
