@@ -140,17 +140,14 @@ def test_the_band_follows_the_honest_fsc_and_the_poses_follow_the_band(run):
     assert fine.shift_half_widths[-1] <= coarse.shift_half_widths[-1] / 2
 
 
-def test_the_sums_hold_each_particle_once(run):
-    """Insert what is kept into empty sums: the same grids, after thousands of removals, to rounding."""
+def sums_of(run, kept):
+    """Insert what is kept of particles into empty sums."""
     from streamrecon.reconstruct.half_maps import HalfMaps
 
     start = run.engine._starts[0]
     backend = CpuBackend(2)
-    kept = run.kept.take(np.argsort(run.kept.half, kind="stable"))
-    assert (kept.contribution.epoch == start._epoch).all()
     bands = kept.contribution.bands()
-    assert len(np.unique(bands)) > 1
-    rebuilt = HalfMaps(backend, start._geometry, int(bands.max()))
+    rebuilt = HalfMaps(backend, start._geometry, int(run.kept.contribution.bands().max()))
     factor = np.exp(kept.contribution.level - start._map.halves.level)
     for k_max in np.unique(bands).tolist():
         rows = np.flatnonzero(bands == k_max)
@@ -163,13 +160,31 @@ def test_the_sums_hold_each_particle_once(run):
         weighed = backend.weigh(real, imaginary, ctf, points.shell, part.contribution.inverse_noise)
         n_a = int(np.count_nonzero(part.half == 0))
         rebuilt.insert(n_a, part.contribution.samples(factor[rows]), weighed, points, 1e-30)
-    for held, fresh in zip(start._map.halves._accumulators, rebuilt._accumulators, strict=True):
-        edge = held.radius - fresh.radius
+    return [fresh.grid for fresh in rebuilt._accumulators]
+
+
+def test_the_sums_hold_each_particle_once(run):
+    """Insert what is kept into empty sums: the same grids, after thousands of removals, to rounding."""
+    start = run.engine._starts[0]
+    kept = run.kept.take(np.argsort(run.kept.half, kind="stable"))
+    assert (kept.contribution.epoch == start._epoch).all()
+    assert len(np.unique(kept.contribution.bands())) > 1
+    # one particle fewer, of those whose share is small without being noise
+    amount = kept.contribution.amplitude
+    missing = np.argsort(amount)[len(amount) // 10]
+    fewer = sums_of(run, kept.take(np.delete(np.arange(len(amount)), missing)))
+    rounding, particle = 0.0, 0.0
+    for held, fresh, without in zip(start._map.halves._accumulators, sums_of(run, kept), fewer, strict=True):
         grid = held.grid / held.gain
+        edge, size = held.radius - (fresh.shape[2] - 1), np.abs(fresh).max()
         middle = slice(edge, grid.shape[0] - edge)
-        inside = grid[middle, middle, : fresh.radius + 1]
-        assert np.abs(inside - fresh.grid).max() < 1e-5 * np.abs(fresh.grid).max()
+        inside = grid[middle, middle, : fresh.shape[2]]
+        rounding = max(rounding, np.abs(inside - fresh).max() / size)
+        particle = max(particle, np.abs(without - fresh).max() / size)
         assert np.abs(grid).max() == np.abs(inside).max()
+    # thousands of float32 additions and subtractions: how they round is not the same on every processor
+    assert rounding < 1e-4
+    assert particle > 10 * 1e-4
 
 
 def test_a_checkpoint_between_visits_goes_on_bit_for_bit(run):
