@@ -87,6 +87,12 @@ const range = document.createRange();
 range.selectNodeContents(document.getElementById('symmetry'));
 const {left, right, bottom} = range.getBoundingClientRect();
 return [left, right, bottom]"""
+CUT_OFF = """
+return [...document.querySelectorAll('.numbers dl > div')].filter(box => {
+  const inside = box.getBoundingClientRect();
+  const cut = line => line.scrollWidth > line.clientWidth || line.getBoundingClientRect().bottom > inside.bottom;
+  return [...box.children].some(cut);
+}).map(box => box.textContent)"""
 PAINTED = """
 return [...document.querySelectorAll('.chart canvas')].map(canvas => {
   const {data} = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
@@ -227,6 +233,8 @@ def test_a_phone_needs_no_sideways_scrolling_and_every_control_has_a_name(chromi
     chromium.wait(lambda: chromium.run(SHOWN))
     assert chromium.run("return document.documentElement.scrollWidth") <= 390
     assert chromium.run("return document.documentElement.dataset.theme") == "dark"
+    chromium.wait(lambda: "masked" in chromium.text("#n-resolution-sub"))
+    assert chromium.run(CUT_OFF) == []
     shoot(chromium, shots, "phone")
     nodes = chromium.driver.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
     named = {}
