@@ -30,7 +30,7 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -285,7 +285,8 @@ def compare(folder: Path, specimen: Specimen, chosen: argparse.Namespace) -> dic
     ours = run_ours(folder, images, chosen.threads, chosen.seed, limits)
     _say("streamrecon", ours)
     schedule = relion_peer.Schedule(chosen.schedule)
-    initial = run_initial_model(folder, specimen, images, chosen.threads, chosen.seed, limits, schedule)
+    short = replace(limits, core_seconds=min(limits.core_seconds, chosen.initial_core_seconds))
+    initial = run_initial_model(folder, specimen, images, chosen.threads, chosen.seed, short, schedule)
     _say("RELION's initial model", initial)
     passed = one_pass(ours, images)
     if initial.finished and initial.found:
@@ -337,6 +338,10 @@ def main() -> None:
     options.add_argument(
         "--limit-core-seconds", type=float, default=math.inf, metavar="S", help="of each run (default: none)"
     )
+    options.add_argument(
+        "--initial-core-seconds", type=float, default=math.inf, metavar="S",
+        help="of RELION's initial model; a few of them, and auto-refine is given ours (default: as of each run)",
+    )  # fmt: skip
     options.add_argument(
         "--schedule", type=float, default=1.0, metavar="SHARE",
         help="share of the iterations that RELION's window gives an initial model (default: 1)",
