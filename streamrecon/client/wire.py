@@ -22,6 +22,8 @@ _MAX_REDIAL_MILLISECONDS = 2000
 # how often refusals are looked for while nothing comes
 REFUSAL_SECONDS = 0.2
 ASK_AGAIN_SECONDS = 2.0
+# whoever has not looked for so long was busy with a message, or stood still: that is no silence of the publisher
+_AWAY_SECONDS = 1.0
 
 
 class Wire:
@@ -55,6 +57,7 @@ class Wire:
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self.sockets: dict[SocketName, zmq.Socket[bytes]] = {}
         self._watches: dict[SocketName, ClientWatch] = {}
+        self._looked = self._judges_from = time.monotonic()
         try:
             for name, endpoint in self._endpoints.items():
                 self.sockets[name] = self._subscribe(name, endpoint)
@@ -73,7 +76,7 @@ class Wire:
         self.context.destroy(linger=0)
 
     def check(self) -> None:
-        """Raise if we were turned away, or if a socket has been silent for too long.
+        """Raise if we were turned away, or if a socket has been silent for too long while we listened.
 
         Raises
         ------
@@ -82,7 +85,13 @@ class Wire:
         for name in self._state.open_sockets:
             if text := self._watches[name].refusal():
                 raise AuthenticationError(text)
-        silent = self._state.silent(time.monotonic())
+        now = time.monotonic()
+        if now - self._looked > _AWAY_SECONDS:
+            self._judges_from = now + REFUSAL_SECONDS  # what has come meanwhile is read first
+        self._looked = now
+        if now < self._judges_from:
+            return
+        silent = self._state.silent(now)
         if silent is not None:
             raise TransportError(
                 f"{silent} {self._endpoints[silent]}: nothing heard for {self._state.timeout_seconds:g} s, not even "
@@ -91,7 +100,9 @@ class Wire:
 
     def patience_milliseconds(self) -> int:
         """Return for how long to wait for the sockets before `check` is due."""
-        return int(1000 * min(self._state.patience(time.monotonic()), REFUSAL_SECONDS)) + 1
+        now = time.monotonic()
+        patience = max(self._state.patience(now), self._judges_from - now)
+        return int(1000 * min(patience, REFUSAL_SECONDS)) + 1
 
     def read(self, *, everything: bool = False) -> None:
         """Feed the state one message of each socket that has one, or all that are there."""

@@ -171,6 +171,33 @@ def test_reconnecting_goes_from_one_publisher_to_the_next(latest_only):
                 assert messages.gaps == {}
 
 
+TAKES_LONG = 1.5  # over one message, longer than the silence that is borne
+
+
+def test_who_takes_long_over_a_message_has_not_heard_nothing(publisher):
+    """While it was busy all that came waited in its sockets: the publisher was never silent."""
+    with VolumeSubscriber(*endpoints(publisher), topics=["event/"], timeout_seconds=1.0) as messages:
+        for text in ("first", "second"):
+            publisher.publish_event("note", text)
+            assert next(messages).header.text == text
+            time.sleep(TAKES_LONG)
+        publisher.publish_event("note", "third")
+        assert next(messages).header.text == "third"
+
+
+def test_asyncio_who_takes_long_over_a_message_has_not_heard_nothing(publisher):
+    async def follow():
+        async with AsyncVolumeSubscriber(*endpoints(publisher), topics=["event/"], timeout_seconds=1.0) as messages:
+            publisher.publish_event("note", "first")
+            found = [await anext(messages)]
+            time.sleep(TAKES_LONG)
+            publisher.publish_event("note", "second")
+            found.append(await anext(messages))
+            return [m.header.text for m in found]
+
+    assert run(follow()) == ["first", "second"]
+
+
 def test_a_subscriber_may_be_opened_again(publisher):
     publisher.publish_event("note", "kept")
     subscriber = VolumeSubscriber(*endpoints(publisher), topics=["event/"])
