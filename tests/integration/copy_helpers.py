@@ -2,7 +2,6 @@
 
 import itertools
 import os
-import time
 
 import numpy as np
 
@@ -56,7 +55,7 @@ def is_ready(bench, *names):
 
 def delivered(bench, *, by_reference=False):
     """Return every image that waits, in the order of its batches, and the files they are in."""
-    bench.batcher.make(time.monotonic(), flush=True)
+    bench.batcher.make(bench.now, flush=True)
     delivery = Delivery(bench.ledger, bench.root)
     pixels, identities, names = [], [], set()
     while (batch := bench.ledger.batches.lease_next("worker")) is not None:

@@ -17,6 +17,8 @@ from streamrecon.io import write_stack
 from tests.ledgers import known_sections
 
 BOX = 8
+# by the collector's clock, for each round: whatever a busy machine takes for one
+_ROUND_SECONDS = 0.02
 PIXEL_SIZE = 3.0
 
 
@@ -104,7 +106,10 @@ class CountingMetrics(NoIngestMetrics):
 
 
 class Bench:
-    """Scan, collect and batch over a real folder with short times."""
+    """Scan, collect and batch over a real folder with short times, on a clock of its own.
+
+    It goes on with every round: on a machine that stands still meanwhile no file seems to have stood still.
+    """
 
     def __init__(self, root, ledger_path, settle=0.05, orphan=0.4, batch_size=100, **options):
         self.root = Path(root)
@@ -117,28 +122,30 @@ class Bench:
         self.settle = settle
         self.now = time.monotonic()
 
-    def look(self, rounds=6, budget_seconds=0.5):
-        """Scan and collect until nothing changes any more, on a clock of its own, which needs no waiting."""
+    def look(self, rounds=6, budget_seconds=60.0):
+        """Scan and collect until nothing changes any more, which needs no waiting."""
         for _ in range(rounds):
             self.now += 2 * self.settle
             self.collector.take_scan(scan_tree(self.wanted), self.now)
             self.collector.step(self.now, budget_seconds)
 
     def round(self):
-        now = time.monotonic()
-        self.collector.take_scan(scan_tree(self.wanted), now)
-        self.collector.step(now)
+        """Scan and collect once, a moment later."""
+        self.now += _ROUND_SECONDS
+        self.collector.take_scan(scan_tree(self.wanted), self.now)
+        self.collector.step(self.now)
 
     def until(self, condition, seconds=60.0):
         end = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < end, (self.ledger.counts(), self.ledger.quarantined(), self.ledger.stacks())
             self.round()
-            time.sleep(0.01)
+            time.sleep(0.01)  # beyond a tick of the clock that files are stamped by
 
     def for_seconds(self, seconds):
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
+        """Let so many seconds of its clock pass."""
+        end = self.now + seconds
+        while self.now < end:
             self.round()
             time.sleep(0.01)
 
@@ -155,7 +162,7 @@ class Bench:
     def good_is_queued(self, name="good.mrcs", n=5):
         """Make batches and say whether they hold all particles of the good stack."""
         self.until(lambda: len(known_sections(self.ledger, name)) == n)
-        self.batcher.make(time.monotonic(), flush=True)
+        self.batcher.make(self.now, flush=True)
         queued = self.ledger._connection.execute(
             "SELECT count(*) FROM particles WHERE stack = ? AND state = 'queued'", (name,)
         ).fetchone()[0]

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import time
 
 import numpy as np
 import pytest
@@ -65,7 +64,7 @@ class TestCopied:
         (root / "job012" / "mic.mrcs").rename(root / "job012" / "renamed.mrcs")
         bench.look()
         # all but the one that was left out: that is gone
-        bench.batcher.make(time.monotonic(), flush=True)
+        bench.batcher.make(bench.now, flush=True)
         batch = bench.ledger.batches.lease_next("worker")
         _, _, bad = Delivery(bench.ledger, root).prepare(batch, by_reference=False)
         assert list(bad) == ["000006@job007/mic.mrcs"]
@@ -145,7 +144,7 @@ class TestCopied:
         (root / "good.mrcs").rename(tmp_path / "away.mrcs")
         if noticed:
             bench.look()
-        bench.batcher.make(time.monotonic(), flush=True)
+        bench.batcher.make(bench.now, flush=True)
         batch = bench.ledger.batches.lease_next("worker")
         _, _, bad = Delivery(bench.ledger, bench.root).prepare(batch, by_reference=True)
         assert {kind for kind, _ in bad.values()} == {"stack_missing"}
@@ -201,7 +200,7 @@ class TestCopied:
         batch = bench.ledger.batches.lease_next("worker")
         bench.ledger.batches.withdraw(batch.batch_id, {identity: ("numerical_error", "for the test")})
         assert bench.ready() == 4
-        bench.collector.retry("good.mrcs", identity, time.monotonic())
+        bench.collector.retry("good.mrcs", identity, bench.now)
         bench.look()
         assert bench.ready() == 5
         found, _ = delivered(bench)

@@ -178,7 +178,7 @@ def test_permission_denied_is_waited_out(root, tmp_path, monkeypatch, what):
     assert bench.ready() == 3
     denied[0] = False
     # nothing but the permission has changed
-    bench.until(lambda: bench.ready() == 8, seconds=15)
+    bench.until(lambda: bench.ready() == 8)
     bench.ledger.close()
 
 

@@ -151,7 +151,7 @@ class CopyMachine(RuleBasedStateMachine):
     def glance(self, rounds, hurried):
         """It does not come to an end before something else happens; hurried, it examines one file at a time."""
         for _ in range(rounds):
-            self.bench.look(rounds=1, budget_seconds=0.0 if hurried else 0.5)
+            self.bench.look(rounds=1, budget_seconds=0.0 if hurried else 60.0)
             self.check_particles()
 
     @rule()

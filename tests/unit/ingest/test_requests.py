@@ -185,14 +185,14 @@ def test_retry_looks_at_a_stack_again_that_nobody_touched(tmp_path):
     bench = Bench(tmp_path / "in", tmp_path / "ledger.sqlite")
     bench.until(lambda: bench.state_of("good.mrcs") == "quarantined")
     kinds = len(bench.metrics.kinds)
-    bench.collector.retry("good.mrcs", "", time.monotonic())
+    bench.collector.retry("good.mrcs", "", bench.now)
     assert bench.state_of("good.mrcs") == "settling"
     bench.until(lambda: bench.quarantine_of("good.mrcs"))
     assert len(bench.metrics.kinds) == kinds + 1, "what is still wrong comes back and is counted"
     mend(stack, good)
     bench.for_seconds(0.2)
     assert bench.state_of("good.mrcs") == "quarantined"
-    bench.collector.retry("good.mrcs", "", time.monotonic())
+    bench.collector.retry("good.mrcs", "", bench.now)
     bench.until(lambda: bench.ready() == 5)
     assert bench.ledger.quarantined() == []
     bench.ledger.close()
@@ -207,7 +207,7 @@ def test_retry_looks_at_a_manifest_again(tmp_path):
     mend(star, good)
     bench.for_seconds(0.2)
     assert bench.ready() == 0
-    bench.collector.retry("good.star", "", time.monotonic())
+    bench.collector.retry("good.star", "", bench.now)
     bench.until(lambda: bench.ready() == 5)
     assert bench.ledger.quarantined() == []
     bench.ledger.close()
@@ -218,14 +218,14 @@ def test_retry_of_particles_queues_them_once(tmp_path):
     bench = Bench(tmp_path / "in", tmp_path / "ledger.sqlite", orphan=0.2)
     star.write_text(star_text(all_rows(stack.name, 7)), encoding="utf-8")
     bench.until(lambda: len(bench.ledger.quarantined()) == 2)
-    bench.batcher.make(time.monotonic(), flush=True)
+    bench.batcher.make(bench.now, flush=True)
     batch = bench.ledger.batches.get(1)
     bench.ledger.batches.withdraw(1, {"000002@good.mrcs": ("numerical_error", "extreme")})
-    bench.collector.retry("good.mrcs", "000002@good.mrcs", time.monotonic())
+    bench.collector.retry("good.mrcs", "000002@good.mrcs", bench.now)
     bench.until(lambda: bench.ready() == 5)
     assert batch.n == 5
     assert len(bench.ledger.quarantined()) == 2, "the other two are still past the end"
-    bench.collector.retry("good.mrcs", "", time.monotonic())
+    bench.collector.retry("good.mrcs", "", bench.now)
     assert bench.ledger.quarantined() == []
     bench.until(lambda: len(bench.ledger.quarantined()) == 2)
     assert bench.ready() == 5
@@ -236,11 +236,11 @@ def test_a_request_made_while_ingest_was_away_is_done_when_it_is_back(tmp_path):
     put_stack_and_star(tmp_path / "in")
     bench = Bench(tmp_path / "in", tmp_path / "ledger.sqlite")
     bench.until(lambda: bench.ready() == 5)
-    bench.batcher.make(time.monotonic(), flush=True)
+    bench.batcher.make(bench.now, flush=True)
     bench.ledger.batches.withdraw(1, {"000002@good.mrcs": ("numerical_error", "extreme")})
     bench.ledger.close()
     again = Bench(tmp_path / "in", tmp_path / "ledger.sqlite")
-    again.collector.retry("good.mrcs", "000002@good.mrcs", time.monotonic())
+    again.collector.retry("good.mrcs", "000002@good.mrcs", again.now)
     again.until(lambda: again.ready() == 5)
     assert again.ledger.quarantined() == []
     again.ledger.close()
