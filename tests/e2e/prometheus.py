@@ -75,7 +75,7 @@ class Prometheus:
         self._log = log
 
     def _get(self, path, **parameters):
-        with urllib.request.urlopen(f"{self._base}{path}?{urllib.parse.urlencode(parameters)}", timeout=10) as answer:
+        with urllib.request.urlopen(f"{self._base}{path}?{urllib.parse.urlencode(parameters)}", timeout=60) as answer:
             return answer.read()
 
     def query(self, expression):

@@ -73,13 +73,15 @@ def test_a_signal_stops_it_and_a_second_run_goes_on(tmp_path, number):
 @pytest.mark.parametrize("victim", ["worker", "ingest"])
 def test_kill_9_in_the_middle_costs_nothing(tmp_path, victim):
     session = Session(tmp_path, more=CHECKPOINT_OFTEN)
-    with session.run("--until-idle", "5") as daemon, endless_microscope(session, daemon) as source:
+    with session.run() as daemon, endless_microscope(session, daemon) as source:
         wait_for(seen(session, 200), daemon)
         first = wait_for(lambda: child(daemon, victim), daemon)
         first.kill()
-        again = wait_for(lambda: (found := child(daemon, victim)) and found.pid != first.pid and found, daemon)
-        assert again.pid != first.pid
+        wait_for(lambda: (found := child(daemon, victim)) and found.pid != first.pid, daemon)
         stop_microscope(source)
+        # not --until-idle: a microscope that stands still for that long on a busy machine would end it too early
+        wait_for(seen(session, len(read_star(joined_manifest(session)))), daemon)
+        daemon.send_signal(signal.SIGTERM)
         assert ended(daemon) == 0
     assert_each_once(session, joined_manifest(session))
 
@@ -183,7 +185,7 @@ def test_the_metrics_page_has_the_core_set(watched):
 @pytest.mark.skipif(which("promtool") is None, reason="promtool is not on PATH (Debian: prometheus)")
 def test_promtool_accepts_the_page(watched):
     done = subprocess.run(
-        ["promtool", "check", "metrics"], input=watched[1], capture_output=True, text=True, timeout=30
+        ["promtool", "check", "metrics"], input=watched[1], capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stdout + done.stderr
 

@@ -4,7 +4,6 @@ import signal
 import urllib.request
 from pathlib import Path
 
-import psutil
 import pytest
 
 from tests.e2e.browser import browser, foreign, has_browser
@@ -80,9 +79,10 @@ def test_the_page_of_a_session_from_beginning_to_end(tmp_path):
 
         daemon.send_signal(signal.SIGTERM)
         assert ended(daemon) == 0
-        assert not psutil.pid_exists(first_page.pid)
+        assert not first_page.is_running()
         chromium.wait(lambda: "The daemon has ended" in chromium.text("#state-text"))
         chromium.wait(lambda: chromium.text("#state-title") == "Stopped")
         assert foreign(chromium.asked(), url.rstrip("/")) == []
-        complaints = [c for c in chromium.complaints() if "503" not in c and "/events" not in c]
-        assert complaints == [], "more than the lost connections"
+        # the page was killed: whatever it had been asked for just then, a picture too, was cut off
+        cut_off = ("net::ERR_", "503", "/events")
+        assert [c for c in chromium.complaints() if not any(word in c for word in cut_off)] == []

@@ -8,12 +8,18 @@ from streamrecon.ingest.feed import FeedServer
 from streamrecon.ingest.ledger import LEDGER_NAME, Ledger
 from streamrecon.ingest.metrics import NoIngestMetrics
 from streamrecon.io import write_stack
+from streamrecon.monitor.ports import unused_ports
 from streamrecon.transport.table_wire import OpticsWire, ParticleRow
 from tests.integration.ingest_helpers import PIXEL_SIZE, CountingMetrics, images
 from tests.ledgers import add_particles
 
 FREE_PORT = "tcp://127.0.0.1:0"
 OPTICS = OpticsWire("group1", 300.0, 2.7, 0.1, PIXEL_SIZE, 8)
+
+
+def lasting_endpoint():
+    """Return an endpoint for a server that is started again: while it is away the port is not given to anybody."""
+    return f"tcp://127.0.0.1:{unused_ports(1)[0]}"
 
 
 def row(name, index):

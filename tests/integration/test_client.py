@@ -15,6 +15,7 @@ from streamrecon.client import (
     VolumeSubscriber,
 )
 from streamrecon.errors import TransportError
+from streamrecon.monitor.ports import unused_ports
 from streamrecon.transport import schema
 from streamrecon.transport.publisher import Publisher
 from tests.integration.publishing import FREE_PORT, make_result, make_snapshot, make_status
@@ -149,10 +150,11 @@ def test_latest_only_ends_with_the_session_and_tells_of_silence(publisher):
 
 @pytest.mark.parametrize("latest_only", [False, True])
 def test_reconnecting_goes_from_one_publisher_to_the_next(latest_only):
-    with Publisher(FREE_PORT, FREE_PORT, FREE_PORT, heartbeat_seconds=0.1) as one:
-        places = endpoints(one)
+    # bound twice: meanwhile nobody else may be given one of them
+    places = [f"tcp://127.0.0.1:{port}" for port in unused_ports(3)]
+    with Publisher(*places, heartbeat_seconds=0.1) as one:
         messages = VolumeSubscriber(
-            *places, topics=["event/", "session/"], reconnect=True, timeout_seconds=0.5, latest_only=latest_only
+            *places, topics=["event/", "session/"], reconnect=True, timeout_seconds=DEADLINE, latest_only=latest_only
         )
         with messages:
             one.publish_event("note", "first")

@@ -4,6 +4,7 @@ import json
 import queue
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 import structlog
@@ -12,7 +13,7 @@ from typer.testing import CliRunner
 
 from streamrecon.cli.main import app
 from streamrecon.errors import AuthenticationError, ProtocolVersionError, TransportError
-from streamrecon.transport import control_server
+from streamrecon.transport import control_client, control_server
 from streamrecon.transport.control_client import ControlClient
 from streamrecon.transport.control_schema import (
     MAX_MESSAGE_BYTES,
@@ -300,13 +301,16 @@ class TestWhatIsSent:
 
 
 class TestClient:
-    def test_no_answer_in_time(self, open_desk):
+    def test_no_answer_in_time(self, open_desk, monkeypatch):
+        """The time runs out once the command has come: a ticket has to come and go before, however busy the machine."""
         open_desk.hold = True
+        clock = SimpleNamespace(monotonic=lambda: 0.0 if open_desk.orders.empty() else 100.0)
+        monkeypatch.setattr(control_client, "time", clock)
         with (
             ControlClient(open_desk.endpoint) as control,
             pytest.raises(TransportError, match="was sent, but no answer came"),
         ):
-            control.ask("snapshot", timeout_seconds=3.0)  # a ticket has to come and go in it
+            control.ask("snapshot", timeout_seconds=3.0)
 
     def test_nobody_there(self, open_desk):
         open_desk.server.close()

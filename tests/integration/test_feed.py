@@ -12,7 +12,7 @@ from streamrecon.ingest.ledger import LEDGER_NAME, Ledger
 from streamrecon.io import read_sections
 from streamrecon.transport import feed_schema
 from streamrecon.transport.feed_client import FeedClient
-from tests.integration.feed_helpers import crash, fill, states, take, until
+from tests.integration.feed_helpers import crash, fill, lasting_endpoint, states, take, until
 from tests.integration.ingest_helpers import PIXEL_SIZE
 
 
@@ -137,7 +137,7 @@ def test_credits_bound_what_is_sent_ahead(tmp_path, serve):
 
 def test_server_restart_goes_unnoticed(tmp_path, serve):
     fill(tmp_path, stacks=4)
-    server = serve()
+    server = serve(endpoint=lasting_endpoint())
     with FeedClient(server.endpoint, "w", credits=2) as client:
         ids = [i for i, _ in take(client, 1)]
         server.stop()

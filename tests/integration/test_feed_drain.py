@@ -8,7 +8,7 @@ import pytest
 from streamrecon.ingest.ledger import LEDGER_NAME, Ledger
 from streamrecon.ingest.service import IngestService, IngestSettings
 from streamrecon.transport.feed_client import FeedClient
-from tests.integration.feed_helpers import FREE_PORT, fill, take, until
+from tests.integration.feed_helpers import FREE_PORT, fill, lasting_endpoint, take, until
 from tests.integration.ingest_helpers import put_stack_and_star
 
 
@@ -129,7 +129,7 @@ class TestDrain:
 
     def test_it_is_asked_again_of_an_ingester_that_was_restarted(self, tmp_path, serve):
         fill(tmp_path)
-        first = serve()
+        first = serve(endpoint=lasting_endpoint())
         with FeedClient(first.endpoint, "w") as client:
             take(client, 2)
             client.drain()
