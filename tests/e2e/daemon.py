@@ -1,6 +1,7 @@
 """The daemon as a user starts it: a program of its own, in a folder of its own."""
 
 import contextlib
+import http.client
 import json
 import os
 import subprocess
@@ -96,7 +97,7 @@ class Session:
         try:
             with urllib.request.urlopen(f"http://{self.ports.monitor}/metrics", timeout=5) as answer:
                 return answer.read().decode()
-        except OSError:
+        except (OSError, http.client.HTTPException):
             return None
 
 

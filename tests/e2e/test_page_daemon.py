@@ -1,5 +1,6 @@
 """The page of a real daemon: from the first particle to the end, over a killed worker and a killed page."""
 
+import http.client
 import signal
 import urllib.request
 from pathlib import Path
@@ -21,7 +22,7 @@ def downloaded(url):
     try:
         with urllib.request.urlopen(url, timeout=5) as answer:
             return answer.read()
-    except OSError:
+    except (OSError, http.client.HTTPException):
         return None
 
 
@@ -30,7 +31,7 @@ def served(url):
     try:
         with urllib.request.urlopen(url, timeout=5) as answer:
             return b"<title>streamrecon</title>" in answer.read()
-    except OSError:
+    except (OSError, http.client.HTTPException):
         return False
 
 

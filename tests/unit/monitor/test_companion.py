@@ -102,6 +102,6 @@ def test_a_page_that_cannot_start_costs_nothing_but_the_page():
 def test_it_is_gone_when_we_leave():
     before = threading.active_count()
     with Companion(lambda port: [sys.executable, "-c", "import time; time.sleep(600)"]) as page:
-        pid = wait_for(lambda: page.pid)
-    assert not psutil.pid_exists(pid)
+        process = psutil.Process(wait_for(lambda: page.pid))
+    assert not process.is_running()
     assert threading.active_count() <= before

@@ -118,7 +118,7 @@ class Session:
 
     def start(self, turns, crash_at=None, visits=0):
         """Let the loop go round so often once there were so many visits, then stop it in order; or let it die."""
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 240
         store = CheckpointStore(self.folder / "checkpoints")
         self.reconstruction = Reconstruction(self.config, VisitEngine, self.folder / SPOOL_NAME, store.load_latest())
         feed = self.ledger.connect(self.reconstruction.folded, self.reconstruction.feed_session)

@@ -61,7 +61,7 @@ def test_one_that_ends_is_named_at_once():
         with pytest.raises(RankLost, match="rank 2 is gone"):
             links[0].gather([np.ones(2)])
         hang_up(links[0])
-        follower.join(30)
+        follower.join(90)
         assert not follower.is_alive()
 
 

@@ -30,7 +30,7 @@ def test_a_wait_for_one_that_is_gone_ends_the_process():
     ended = Ended()
     watchdog = Watchdog(lambda: "rank 2", 1000.0, ended)
     with watchdog:
-        assert ended.happened.wait(30)
+        assert ended.happened.wait(90)
     assert ended.codes == [1]
     watchdog.close()
 
@@ -39,7 +39,7 @@ def test_a_wait_that_takes_too_long_ends_the_process():
     ended = Ended()
     watchdog = Watchdog(lambda: "", 0.01, ended)
     with watchdog:
-        assert ended.happened.wait(30)
+        assert ended.happened.wait(90)
     watchdog.close()
 
 
@@ -52,7 +52,7 @@ def test_nothing_happens_outside_and_while_all_run():
 
     watchdog = Watchdog(gone, 1000.0, ended)
     with watchdog:
-        assert asked.wait(30)  # it looked, and all was well
+        assert asked.wait(90)  # it looked, and all was well
     watchdog.close()
     idle = Watchdog(lambda: "rank 1", 0.0, ended)  # whoever is gone, nothing waits for it
     idle.close()
