@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry
 
 from streamrecon.cli.exit_codes import errors_as_exit_codes
 from streamrecon.cli.stopping import stop_on_signals
+from streamrecon.cli.writable import check_writable
 from streamrecon.config import load_config
 from streamrecon.config.model import Config
 from streamrecon.ingest.serve import Ingest
@@ -47,6 +48,7 @@ def ingest(
     with errors_as_exit_codes(), ExitStack() as stack:
         settings = load_config(config)
         configure_logging(settings.log, "ingest")
+        check_writable(settings.session.output_dir)
         registry = CollectorRegistry()
         metrics = IngestMetricsExporter(registry)
         service_settings = ingest_settings(settings)

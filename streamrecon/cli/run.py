@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import signal
 import sys
-import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
@@ -16,8 +14,8 @@ import typer
 from prometheus_client import CollectorRegistry
 
 from streamrecon.cli import exit_codes
+from streamrecon.cli.writable import check_writable
 from streamrecon.config import load_config
-from streamrecon.errors import StateUnwritable
 from streamrecon.monitor.companion import Companion
 from streamrecon.monitor.disk import DiskWatch
 from streamrecon.monitor.logs import configure_logging
@@ -46,7 +44,7 @@ def run(
     with exit_codes.errors_as_exit_codes():
         settings = load_config(config)
         configure_logging(settings.log, "run")
-        _check_writable(settings.session.output_dir)
+        check_writable(settings.session.output_dir)
         path = str(config.resolve())
         idle = [] if until_idle is None else ["--until-idle", str(until_idle)]
 
@@ -80,22 +78,3 @@ def run(
             stack.enter_context(DiskWatch(folders, supervisor.metrics.filesystem))
             code = supervisor.run()
     raise typer.Exit(code)
-
-
-def _check_writable(folder: Path) -> None:
-    """Say at once that nothing can be written there, instead of starting processes that fail again and again.
-
-    Raises
-    ------
-    StateUnwritable
-        It cannot be made or written to. A full disk is none of that: the processes wait until there is room.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise StateUnwritable(
-                f"{folder}: cannot be written to ({error.strerror}); choose a session.output_dir that can be written"
-            ) from error

@@ -9,6 +9,7 @@ import typer
 
 from streamrecon.cli.exit_codes import errors_as_exit_codes
 from streamrecon.cli.stopping import stop_on_signals
+from streamrecon.cli.writable import check_writable
 from streamrecon.config import load_config
 from streamrecon.monitor.logs import configure_logging
 from streamrecon.worker.main import run_worker
@@ -35,4 +36,5 @@ def worker(
     with errors_as_exit_codes():
         settings = load_config(config)
         configure_logging(settings.log, "worker")
+        check_writable(settings.session.output_dir)
         run_worker(settings, make_engine, stop, metrics_bind=metrics_bind)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from pathlib import Path
 
 import structlog
 
@@ -63,12 +62,7 @@ class Collector:
         """Take a complete look; files that are not in it are gone, unless the root is."""
         if not scan.root_present:
             return
-        followed = self._followed
-        for path, sighting in scan.files.items():
-            followed.observe(path, sighting, now)
-        for path in [p for p in (*followed.stacks, *followed.manifests) if p not in scan.files]:
-            # A link that leads to a folder scanned under another name is not in the scan, but there.
-            followed.observe(path, look_at(path), now)
+        self._followed.take_scan(scan, now)
         self._copies.bring_back()
         for name in scan.unnameable:
             reason = f"{name}: expected a UTF-8 name, found this; rename it"
@@ -78,14 +72,14 @@ class Collector:
                 self._complained.add(reason)
                 _log.warning("folder_unreadable", reason=reason)
 
-    def take_changes(self, paths: Iterable[Path], now: float) -> None:
-        """Look again at paths that are said to have changed."""
-        for path in paths:
+    def take_changes(self, names: Iterable[str], now: float) -> None:
+        """Look again at files that are said to have changed."""
+        for name in names:
             try:
-                str(path).encode()
+                name.encode()
             except UnicodeEncodeError:
                 continue  # the next scan sets it aside
-            self._followed.observe(path, look_at(path), now)
+            self._followed.observe(name, look_at(self._root / name), now)
 
     def retry(self, name: str, identity: str, now: float) -> None:
         """Look again at a file (identity "": all of it) or at a particle; at one not followed yet, once it is."""
@@ -93,16 +87,16 @@ class Collector:
         with self._ledger.transaction():
             rows = self._ledger.release(name, identity)
             # images of a stack may lie under other names, too
-            for path in {self._root / n for n in (name, *(row.stack_name for row in rows))}:
-                file = followed.stacks.get(path) or followed.manifests.get(path)
+            for known in {name, *(row.stack_name for row in rows)}:
+                file = followed.stacks.get(known) or followed.manifests.get(known)
                 if file is None:
                     continue
                 file.settle.recheck()
                 self._reporter.update(file, now)
                 if isinstance(file, Stack):
-                    followed.open_stacks[path] = file
+                    followed.open_stacks[known] = file
                 else:
-                    followed.unread[path] = file
+                    followed.unread[known] = file
         followed.take_back(rows)
         followed.changed_at = now
 
@@ -149,10 +143,10 @@ class Collector:
         for manifest in list(self._followed.unread.values()):
             self._reporter.update(manifest, now)
             if manifest.state is FileState.READY and manifest.reread_at is None:
-                del self._followed.unread[manifest.path]
+                del self._followed.unread[manifest.name]
         for stack in list(self._followed.open_stacks.values()):
             self._reporter.update(stack, now)
             if stack.state is FileState.READY:
                 self._stacks.give_up_rows(stack, now)
                 if not stack.rows:
-                    del self._followed.open_stacks[stack.path]
+                    del self._followed.open_stacks[stack.name]

@@ -47,15 +47,14 @@ class Copies:
     def recall(self, stack: Stack) -> None:
         """Fill in what the ledger knows of a file by its name."""
         content = self._contents.of(stack.name)
-        stack.known = bytearray()
-        for section in () if content is None else self._contents.sections(content.number):
-            stack.note_known(section)
+        stack.known = b""
+        stack.note_known(set() if content is None else self._contents.sections(content.number))
         stack.replaced = self._contents.before(stack.name) is not None
 
     def unread(self, stack: Stack, seen: Fingerprint) -> dict[int, ParticleRow]:
         """Return the rows of a stack whose images have to be read; the others are known from another file."""
         if stack.known is not None and any(stack.known):
-            return stack.rows
+            return dict(stack.rows)
         twin = self.find(stack.path, seen)
         known = set() if twin is None else self._contents.sections(twin.number)
         return {index: row for index, row in stack.rows.items() if index not in known}
@@ -248,7 +247,7 @@ class Copies:
             if look_at(self._root / name) is None:
                 # what comes under that name is another stack; what its manifests say is waited for
                 self._contents.vacate(name)
-                if (other := self._followed.stacks.get(self._root / name)) is not None:
+                if (other := self._followed.stacks.get(name)) is not None:
                     self._followed.start_over(other)
 
     def _find_original(self, stack: Stack, particle: int) -> None:

@@ -183,9 +183,10 @@ class ContentLedger:
 
     def places_of_missing(self) -> list[tuple[int, Place]]:
         """Return where the images lay, as far as is known, that no file held when they were to be delivered."""
+        # CROSS JOIN: from what was set aside, which is little; SQLite's own choice began with all places of the session
         rows = self._connection.execute(
-            "SELECT particle, name, section, image FROM quarantine JOIN particles USING (identity)"
-            " JOIN places ON particle = particles.id JOIN files USING (content)"
+            "SELECT particle, name, section, image FROM quarantine CROSS JOIN particles USING (identity)"
+            " CROSS JOIN places ON particle = particles.id CROSS JOIN files USING (content)"
             " WHERE kind = ? AND state = 'quarantined' ORDER BY particle, name",
             (STACK_MISSING,),
         )

@@ -162,7 +162,10 @@ class LedgerDatabase:
         self._depth = 0
         self._lock: int | None = None
         if access != "own" and not path.is_file():
-            raise StateError(f"{path}: expected a ledger, found none; has `streamrecon ingest` run here?")
+            raise StateError(
+                f"{path}: expected a ledger, found none; start `streamrecon run` with this configuration "
+                "first, or give the configuration of a session that was started"
+            )
         if access == "own":
             self._claim()
         try:

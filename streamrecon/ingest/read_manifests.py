@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -107,7 +108,7 @@ class ManifestReader:
 
     def _take_rows(self, manifest: Manifest, table: ParticleTable, now: float) -> None:
         manifest.rows = len(table)
-        named: set[Path] = set()
+        named: set[str] = set()
         order = np.argsort(table.stack_number, kind="stable")
         numbers, starts = np.unique(table.stack_number[order], return_index=True)
         for number, rows in zip(numbers.tolist(), np.split(order, starts[1:]), strict=False):
@@ -117,44 +118,47 @@ class ManifestReader:
                 reason = f"{manifest.path}: names {printable}, expected a UTF-8 name; rename the stack"
                 self._reporter.set_aside(printable, "unsupported_format", reason)
                 continue
-            named.add(self._refer(manifest, Path(name), table.select(rows), now))
-        for path in manifest.stacks - named:
-            self._unrefer(manifest, path)
-        manifest.stacks = named
+            # `read_manifest` lets no name lead out of the root
+            named.add(self._refer(manifest, os.path.relpath(name, self._root), table.select(rows), now))
+        for gone in set(manifest.stacks) - named:
+            self._unrefer(manifest, gone)
+        manifest.stacks = tuple(named)
         size, mtime_ns = manifest.settle.signature or (None, None)
         record = FileRecord(manifest.name, FileState.READY.value, size, mtime_ns, manifest.rows)
         self._records[manifest.name] = record
 
-    def _refer(self, manifest: Manifest, path: Path, table: ParticleTable, now: float) -> Path:
-        """Hand a stack the rows that place particles in it; return its path, the one object that all share."""
-        stack = self._followed.stacks.get(path) or self._followed.add_stack(path, now)
+    def _refer(self, manifest: Manifest, name: str, table: ParticleTable, now: float) -> str:
+        """Hand a stack the rows that place particles in it; return its name, the one object that all share."""
+        stack = self._followed.stacks.get(name) or self._followed.add_stack(name, now)
         stack.settle.refer(now)
-        stack.manifests.add(manifest.path)
-        if stack.settle.signature is None:
-            sighting = look_at(path)
+        if manifest.name not in stack.manifests:
+            stack.manifests = (*stack.manifests, manifest.name)
+        if not stack.settle.present:
+            sighting = look_at(stack.path)
             if sighting is None:
-                self._followed.missing[path.name].add(manifest.path)
+                self._followed.note_missing(stack)
             else:
+                self._followed.note_found(stack)
                 stack.settle.observe(sighting.size, sighting.mtime_ns, now)
         if stack.known is None:
             self._copies.recall(stack)
-        fresh = np.array([not stack.is_known(i) for i in table.stack_index.tolist()], np.bool_)
-        rows = {row.stack_index: row for row in table_to_rows(table.select(fresh))}
+        fresh = table.select(~stack.are_known(table.stack_index))
+        rows = {row.stack_index: row for row in table_to_rows(fresh)}
         if not rows.keys() <= stack.rows.keys():
             stack.rows_at = self._followed.changed_at = now
-        stack.rows |= {i: printable_row(row, stack.name) for i, row in rows.items()}
+        stack.give_rows({i: printable_row(row, stack.name) for i, row in rows.items()})
         if stack.rows:
-            self._followed.open_stacks[path] = stack
+            self._followed.open_stacks[stack.name] = stack
         problem = stack.settle.problem
         if problem is not None and problem.kind == "manifest_mismatch":
             stack.settle.recheck()
-            self._followed.open_stacks[path] = stack
-        return stack.path
+            self._followed.open_stacks[stack.name] = stack
+        return stack.name
 
-    def _unrefer(self, manifest: Manifest, path: Path) -> None:
+    def _unrefer(self, manifest: Manifest, name: str) -> None:
         """A name was resolved to another place: forget the stack that it was first taken for."""
-        stack = self._followed.stacks.get(path)
+        stack = self._followed.stacks.get(name)
         if stack is not None:
-            stack.manifests.discard(manifest.path)
-            if not stack.manifests and stack.settle.signature is None:
+            stack.manifests = tuple(n for n in stack.manifests if n != manifest.name)
+            if not stack.manifests and not stack.settle.present:
                 self._followed.drop_stack(stack)

@@ -197,8 +197,10 @@ class IngestService:
             _log.info("quarantine_retried", name=request.path, identity=request.identity)
 
     def _scan(self, now: float) -> None:
+        began = time.thread_time()
         scan = self._watcher.scan(now)
         self._collector.take_scan(scan, now)
+        self._watcher.scanned(now, time.thread_time() - began)
         self._metrics.scan_seconds(time.monotonic() - now)
         self._metrics.root_present(scan.root_present)
         self._metrics.watch_mode(self._watcher.mode)
@@ -213,14 +215,14 @@ class IngestService:
     def _patience(self, until_idle: float) -> float:
         """Nothing can be called idle before a settled file would have been noticed."""
         patience = max(until_idle, 2 * self._settings.settle_seconds)
-        return patience + (self._settings.scan_seconds if self._watcher.mode == "polling" else 0.0)
+        return patience + (self._watcher.interval_seconds if self._watcher.mode == "polling" else 0.0)
 
     def _all_folded(self) -> bool:
-        counts = self.ledger.counts().particles
+        counts = self.ledger.counts(files=False).particles
         return counts["ready"] == counts["queued"] == 0
 
     def _report(self) -> None:
-        counts = self.ledger.counts()
+        counts = self.ledger.counts(files=False)
         particles = counts.particles
         self._metrics.particles(particles["ready"], particles["queued"], particles["folded"])
         self._metrics.queue_depth(counts.batches.get("queued", 0))

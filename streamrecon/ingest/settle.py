@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+_ABSENT = -1  # the size of a file that is not there
+
 
 class FileState(StrEnum):
     """Where one file stands; its particles go on to ``queued`` and ``folded``."""
@@ -67,29 +69,40 @@ class FileSettle:
     # there is one of them for each file of a session
     __slots__ = (
         "_busy_since",
+        "_mtime_ns",
         "_now",
         "_probed_at",
         "_problem",
         "_referred",
-        "_signature",
         "_since",
+        "_size",
         "_times",
     )
 
     def __init__(self, times: SettleTimes, now: float) -> None:
         self._times = times
         self._now = now
-        self._signature: tuple[int, int] | None = None
-        self._since = now  # of the present signature, or of the absence
+        self._size = _ABSENT
+        self._mtime_ns = 0
+        self._since = now  # of the present size and mtime, or of the absence
         self._busy_since = now  # of the first change after the last probe
         self._referred = False
-        self._probed_at: float | None = None  # of the present signature
+        self._probed_at: float | None = None  # of the present size and mtime
         self._problem: Problem | None = None
 
     @property
     def signature(self) -> tuple[int, int] | None:
         """(size, mtime_ns) as last observed; None while the file is not there."""
-        return self._signature
+        return (self._size, self._mtime_ns) if self.present else None
+
+    @property
+    def present(self) -> bool:
+        """True if the file was there when it was last looked at."""
+        return self._size != _ABSENT
+
+    def is_as(self, size: int, mtime_ns: int) -> bool:
+        """Return True if the file is as it was when it was last looked at: what a scan asks of every file."""
+        return size == self._size and mtime_ns == self._mtime_ns
 
     @property
     def referred(self) -> bool:
@@ -107,19 +120,20 @@ class FileSettle:
 
     def observe(self, size: int, mtime_ns: int, now: float) -> bool:
         """Take one look at the file; return True if it changed since the last."""
-        return self._become((size, mtime_ns), now)
+        return self._become(size, mtime_ns, now)
 
     def vanish(self, now: float) -> bool:
         """Note that the file is not there; return True if it was before."""
-        return self._become(None, now)
+        return self._become(_ABSENT, 0, now)
 
-    def _become(self, signature: tuple[int, int] | None, now: float) -> bool:
+    def _become(self, size: int, mtime_ns: int, now: float) -> bool:
         now = self._tick(now)
-        if signature == self._signature:
+        if self.is_as(size, mtime_ns):
             return False
         if self._probed_at is not None:
             self._busy_since = now
-        self._signature = signature
+        self._size = size
+        self._mtime_ns = mtime_ns
         self._since = now
         self._probed_at = None
         self._problem = None
@@ -130,7 +144,7 @@ class FileSettle:
         now = self._tick(now)
         if not self._referred:
             self._referred = True
-            if self._signature is None:
+            if not self.present:
                 self._since = now
 
     def probed(self, problem: Problem | None, now: float) -> None:
@@ -149,12 +163,12 @@ class FileSettle:
 
     def still(self, now: float) -> bool:
         """Return True if size and mtime have stood still for ``settle_seconds``."""
-        return self._signature is not None and self._tick(now) - self._since >= self._times.settle_seconds
+        return self.present and self._tick(now) - self._since >= self._times.settle_seconds
 
     def wants_probe(self, now: float) -> bool:
         """Return True if a probe could change the state now."""
         now = self._tick(now)
-        if self._signature is None or not self._referred:
+        if not self.present or not self._referred:
             return False
         if self._probed_at is not None:
             waiting = self._problem is not None and self.state(now) is FileState.SETTLING
@@ -166,7 +180,7 @@ class FileSettle:
         """Return the file's state at this time."""
         now = self._tick(now)
         given_up = now - self._since >= self._times.orphan_seconds
-        if self._signature is None or not self._referred:
+        if not self.present or not self._referred:
             return FileState.ORPHAN if given_up else FileState.SEEN
         if self._probed_at is None:
             return FileState.SETTLING

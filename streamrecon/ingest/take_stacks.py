@@ -60,7 +60,8 @@ class StackTaker:
 
     def examine(self, stack: Stack, now: float) -> None:
         """Examine a stack; whatever it holds, this does not raise."""
-        sighting = look_at(stack.path)
+        path = stack.path
+        sighting = look_at(path)
         if sighting is None:
             self._followed.note_gone(stack, now)
             return
@@ -73,25 +74,24 @@ class StackTaker:
         problem: Problem | None = None
         examined: Examined | None = None
         seen: Fingerprint | None = None
-        manifest = min(stack.manifests, default=stack.path)
         sampling = self._ledger.sampling()
         try:
-            probe = probe_stack(stack.path)
+            probe = probe_stack(path)
             check_complete(probe)
-            seen = fingerprint(stack.path, probe.nz)
+            seen = fingerprint(path, probe.nz)
             rows = self._copies.unread(stack, seen)
             examined = examine_stack(
-                stack.path, probe, rows, manifest, sampling, require_ctf=self._settings.require_ctf
+                path, probe, rows, stack.manifest_path, sampling, require_ctf=self._settings.require_ctf
             )
         except StreamReconError as error:
             problem = problem_of(error)
         except Exception as error:  # as for manifests
             _log.exception("stack_reader_failed", name=stack.name)
-            problem = Problem("ingest_error", f"{stack.path}: the reader failed on it with {error!r}", False)
-        after = look_at(stack.path)
+            problem = Problem("ingest_error", f"{path}: the reader failed on it with {error!r}", False)
+        after = look_at(path)
         if after != sighting:
             # It changed under our eyes: what was found says nothing.
-            self._followed.observe(stack.path, after, now)
+            self._followed.observe(stack.name, after, now)
             return
         if examined is None or seen is None:
             if problem is not None and problem != stack.settle.problem:
@@ -137,10 +137,8 @@ class StackTaker:
                 self._ledger.put_sampling(examined.sampling)
         stack.sections = examined.probe.nz
         if same:
-            for index in examined.rows:
-                stack.note_known(index)
-        # a new dictionary: one that was emptied keeps the memory that it had when it was full
-        stack.rows = {index: row for index, row in stack.rows.items() if not stack.is_known(index)}
+            stack.note_known(examined.rows)
+        stack.drop_known_rows()
         if ready:
             self._metrics.stack_ready(ready)
             _log.info("stack_ready", name=stack.name, particles=ready)
@@ -169,17 +167,15 @@ class StackTaker:
         waited = min(stack.settle.unchanged_seconds(now), now - stack.rows_at)
         if not beyond or waited < self._settings.orphan_seconds:
             return
-        manifest = min(stack.manifests, default=stack.path)
         bad = {
             i: (
                 "manifest_mismatch",
-                f"{manifest}: names image {i + 1} of {stack.path}, expected at most {stack.sections} as that "
-                "stack has; write the one or the other anew",
+                f"{stack.manifest_path}: names image {i + 1} of {stack.path}, expected at most {stack.sections} as "
+                "that stack has; write the one or the other anew",
             )
             for i in sorted(beyond)
         }
         self._copies.add(stack, beyond, {}, bad)
-        for index in beyond:
-            del stack.rows[index]
-            stack.note_known(index)
+        stack.note_known(beyond)
+        stack.drop_known_rows()
         self._reporter.note_bad_rows(stack, bad.values())

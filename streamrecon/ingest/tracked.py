@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from types import MappingProxyType
+from typing import Final, Literal
 
 import msgspec
+import numpy as np
 import structlog
+from numpy.typing import NDArray
 
 from streamrecon.ingest.ledger import Ledger
 from streamrecon.ingest.ledger_schema import FileRecord
@@ -20,6 +23,8 @@ from streamrecon.transport.table_wire import ParticleRow
 
 _log = structlog.get_logger(__name__)
 _PATIENCE_SETTLES = 10.0
+# of all stacks that wait for nothing: an empty dictionary for each would be a tenth of what is kept of it
+NO_ROWS: Final[Mapping[int, ParticleRow]] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -38,62 +43,100 @@ class CollectSettings:
 
 @dataclass(slots=True)  # there is one of them for each file of a session
 class Tracked:
-    """A file that is followed; ``state`` is the one last told to the ledger."""
+    """A file that is followed.
 
-    path: Path
+    ``root`` is the watched folder, ``name`` the path below it, ``state`` the one last told to the ledger, ``walk``
+    the number of the last scan that found the file.
+    """
+
+    root: Path
     name: str
     settle: FileSettle
     state: FileState | None = None
+    walk: int = 0
+
+    @property
+    def path(self) -> Path:
+        """The absolute path, made when it is asked for: of a session's files most are never touched again."""
+        return self.root / self.name
 
 
 @dataclass(slots=True)
 class Stack(Tracked):
     """A stack; ``rows`` are those that manifests place in it and that are not in the ledger yet.
 
-    ``known`` has a 1 for each section whose particle is in the ledger; None until it is asked for. ``replaced`` is set
-    if it held other images before: other stacks are looked at first, as they may have those now. ``sought`` is how many
-    had been lost when it was last asked whether it holds the images of one of them.
+    ``manifests`` are the names of those that name it. ``known`` has a bit set for each section whose particle is in the
+    ledger, the lowest first; None until it is asked for. ``replaced`` is set if it held other images before: other
+    stacks are looked at first, as they may have those now. ``sought`` is how many had been lost when it was last asked
+    whether it holds the images of one of them.
+
+    Notes
+    -----
+    Most stacks of a session are finished and stay so: tuples and bytes are smaller than what can be changed in place.
     """
 
-    rows: dict[int, ParticleRow] = field(default_factory=dict)
+    rows: Mapping[int, ParticleRow] = field(default_factory=lambda: NO_ROWS)
     rows_at: float = 0.0
-    manifests: set[Path] = field(default_factory=set)
-    known: bytearray | None = None
+    manifests: tuple[str, ...] = ()
+    known: bytes | None = None
     sections: int = 0
     replaced: bool = False
     sought: int = -1
 
-    def is_known(self, index: int) -> bool:
-        """Return True if the ledger has that section."""
-        return self.known is not None and index < len(self.known) and bool(self.known[index])
+    @property
+    def manifest_path(self) -> Path:
+        """A manifest that names it, for messages; the stack itself if there is none."""
+        return self.root / min(self.manifests, default=self.name)
 
-    def note_known(self, index: int) -> None:
-        """Note that the ledger has that section."""
-        self.known = self.known if self.known is not None else bytearray()
-        if index >= len(self.known):
-            self.known.extend(bytes(index + 1 - len(self.known)))
-        self.known[index] = 1
+    def are_known(self, sections: NDArray[np.integer]) -> NDArray[np.bool_]:
+        """Return which of some sections, (n,) integers, the ledger has."""
+        bits = np.unpackbits(np.frombuffer(self.known or b"", np.uint8), bitorder="little")
+        inside = sections < len(bits)
+        inside[inside] = bits[sections[inside]] != 0
+        return inside
 
-    def take_back(self, rows: Iterable[ParticleRow]) -> None:
+    def note_known(self, sections: Collection[int]) -> None:
+        """Note that the ledger has some sections."""
+        self._set(sections, 1)
+
+    def give_rows(self, rows: Mapping[int, ParticleRow]) -> None:
+        """Add rows to those that are not in the ledger yet."""
+        self.rows = {**self.rows, **rows} or NO_ROWS
+
+    def drop_known_rows(self) -> None:
+        """Forget the rows that the ledger has."""
+        if self.rows:
+            known = self.are_known(np.array(list(self.rows), np.int64))
+            # a new dictionary: one that was emptied keeps the memory that it had when it was full
+            self.rows = {i: row for (i, row), k in zip(self.rows.items(), known, strict=True) if not k} or NO_ROWS
+
+    def take_back(self, rows: Collection[ParticleRow]) -> None:
         """Take rows that the ledger had and has no longer: they are examined anew."""
-        for row in rows:
-            self.rows[row.stack_index] = row
-            if self.known is not None and row.stack_index < len(self.known):
-                self.known[row.stack_index] = 0
+        self.give_rows({row.stack_index: row for row in rows})
+        if self.known is not None:
+            self._set([row.stack_index for row in rows], 0)
+
+    def _set(self, sections: Collection[int], bit: int) -> None:
+        bits = np.unpackbits(np.frombuffer(self.known or b"", np.uint8), bitorder="little")
+        missing = max(sections, default=-1) + 1 - len(bits)
+        bits = np.concatenate([bits, np.zeros(max(0, missing), np.uint8)])
+        bits[list(sections)] = bit
+        self.known = np.packbits(bits, bitorder="little").tobytes()
 
     def why_orphan(self) -> str:
         """Return which counterpart is missing."""
-        if self.settle.signature is None:
-            return f"{self.path}: named by {min(self.manifests, default=None)}, but there is no such stack (yet)"
+        if not self.settle.present:
+            named = self.manifest_path if self.manifests else None
+            return f"{self.path}: named by {named}, but there is no such stack (yet)"
         return f"{self.path}: no STAR or .cs file names it (yet)"
 
 
 @dataclass(slots=True)
 class Manifest(Tracked):
-    """A STAR or .cs file; ``reread_at`` is set if its last row was left out as perhaps cut."""
+    """A STAR or .cs file that names ``stacks``; ``reread_at`` is set if its last row was left out as perhaps cut."""
 
     rows: int = 0
-    stacks: set[Path] = field(default_factory=set)
+    stacks: tuple[str, ...] = ()
     reread_at: float | None = None
 
     def why_orphan(self) -> str:

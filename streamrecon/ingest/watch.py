@@ -5,10 +5,10 @@ inotify says nothing of writes by other hosts on NFS, GPFS or SMB, and runs out 
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import warnings
-from pathlib import Path
 from typing import Literal
 
 import structlog
@@ -16,12 +16,14 @@ from watchdog.events import FileSystemEvent, FileSystemEventHandler
 from watchdog.observers import Observer
 
 from streamrecon.ingest.filesystem import filesystem_type, is_network
-from streamrecon.ingest.scan import Scan, Wanted, scan_tree
+from streamrecon.ingest.scan import Scan, Wanted
 
 _log = structlog.get_logger(__name__)
 # Opening and closing without writing are our own doing.
 _CHANGES = frozenset({"created", "modified", "moved", "closed", "deleted"})
 _EARLY_SCAN_SECONDS = 1.0
+# of one processor, at most, for scans: a folder of many files is looked over less often
+SCAN_SHARE = 0.05
 
 
 class _Hints(FileSystemEventHandler):  # type: ignore[misc]  # watchdog is not typed for mypy here
@@ -29,18 +31,18 @@ class _Hints(FileSystemEventHandler):  # type: ignore[misc]  # watchdog is not t
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._paths: set[Path] = set()
+        self._paths: set[str] = set()
         self._new_folder = False
 
     def on_any_event(self, event: FileSystemEvent) -> None:
         """Note the paths of one event."""
         if event.event_type in _CHANGES:
-            paths = [Path(os.fsdecode(p)) for p in (event.src_path, event.dest_path) if p]
+            paths = [os.fsdecode(p) for p in (event.src_path, event.dest_path) if p]
             with self._lock:
                 self._paths.update(paths)
                 self._new_folder |= event.is_directory and event.event_type in ("created", "moved")
 
-    def take(self) -> set[Path]:
+    def take(self) -> set[str]:
         """Return the paths noted since the last call."""
         with self._lock:
             paths, self._paths = self._paths, set()
@@ -63,7 +65,7 @@ class Watcher:
     mode : {"auto", "events", "polling"}
         "auto" polls where the root lies on a network file system.
     scan_seconds : float
-        Time between reconciling scans.
+        Time between reconciling scans; more where one takes more than `SCAN_SHARE` of it from the processor.
     """
 
     def __init__(
@@ -72,6 +74,8 @@ class Watcher:
         self.wanted = wanted
         self._scan_seconds = scan_seconds
         self._next_scan: float | None = None
+        self._pause = 0.0  # as the last scan cost so much
+        self._not_before = -math.inf
         self._hints = _Hints()
         self._observer: Observer | None = None
         self._threads: list[threading.Thread] = []
@@ -94,9 +98,10 @@ class Watcher:
         """False while the watched root is away."""
         return self._root_present
 
-    def changed(self) -> set[Path]:
-        """Return the wanted paths that events named since the last call."""
-        return {path for path in self._hints.take() if self.wanted(path)}
+    def changed(self) -> set[str]:
+        """Return the names of wanted files that events named since the last call."""
+        names = map(self.wanted.name_of, self._hints.take())
+        return {name for name in names if name is not None and self.wanted(name)}
 
     def scan_due(self, now: float) -> bool:
         """Return True if it is time for the next `scan`; the first is due at once."""
@@ -105,13 +110,23 @@ class Watcher:
         if self._hints.take_new_folder():
             # What was written there before the folder was watched gave no event.
             self._next_scan = min(self._next_scan, now + _EARLY_SCAN_SECONDS)
-        return now >= self._next_scan
+        return now >= max(self._next_scan, self._not_before)
+
+    def scanned(self, now: float, processor_seconds: float) -> None:
+        """Take what a scan that began at ``now`` has cost, with all that was done about what it found."""
+        self._pause = processor_seconds / SCAN_SHARE
+        self._not_before = now + self._pause
+
+    @property
+    def interval_seconds(self) -> float:
+        """Time from one scan to the next, as it is now."""
+        return max(self._scan_seconds, self._pause)
 
     def scan(self, now: float) -> Scan:
-        """Walk the tree; watch the root anew if it came, or is not the folder that was watched."""
+        """Return a walk through the tree; watch the root anew if it came, or is not the folder that was watched."""
         self._next_scan = now + self._scan_seconds
         self._watch_root()
-        scan = scan_tree(self.wanted)
+        scan = Scan(self.wanted)
         if scan.root_present != self._root_present:
             self._root_present = scan.root_present
             if scan.root_present:

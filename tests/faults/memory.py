@@ -11,7 +11,7 @@ from pathlib import Path
 
 import structlog
 
-from streamrecon.ingest.scan import scan_tree
+from streamrecon.ingest.scan import Scan
 from streamrecon.io import write_stack
 from streamrecon.io.pose_spool import PoseSpool
 from tests.integration.ingest_helpers import PIXEL_SIZE, Bench, all_rows, images, star_text
@@ -44,7 +44,7 @@ def follow(folder, stacks):
         if (number + 1) % max(1, stacks // 50) == 0:
             for _ in range(4):
                 now += 2.0
-                bench.collector.take_scan(scan_tree(bench.wanted), now)
+                bench.collector.take_scan(Scan(bench.wanted), now)
                 while bench.collector.step(now):
                     pass
             bench.batcher.make(now, flush=True)

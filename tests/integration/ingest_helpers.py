@@ -11,7 +11,7 @@ from streamrecon.ingest.batcher import Batcher
 from streamrecon.ingest.collect import Collector
 from streamrecon.ingest.ledger import Ledger
 from streamrecon.ingest.metrics import NoIngestMetrics
-from streamrecon.ingest.scan import Wanted, scan_tree
+from streamrecon.ingest.scan import Scan, Wanted
 from streamrecon.ingest.tracked import CollectSettings
 from streamrecon.io import write_stack
 from tests.ledgers import known_sections
@@ -126,13 +126,13 @@ class Bench:
         """Scan and collect until nothing changes any more, which needs no waiting."""
         for _ in range(rounds):
             self.now += 2 * self.settle
-            self.collector.take_scan(scan_tree(self.wanted), self.now)
+            self.collector.take_scan(Scan(self.wanted), self.now)
             self.collector.step(self.now, budget_seconds)
 
     def round(self):
         """Scan and collect once, a moment later."""
         self.now += _ROUND_SECONDS
-        self.collector.take_scan(scan_tree(self.wanted), self.now)
+        self.collector.take_scan(Scan(self.wanted), self.now)
         self.collector.step(self.now)
 
     def until(self, condition, seconds=60.0):

@@ -2,14 +2,13 @@ import errno
 import os
 import threading
 import time
-from pathlib import Path
 
 import psutil
 import pytest
 
 from streamrecon.ingest import filesystem, watch
 from streamrecon.ingest.filesystem import filesystem_type, is_network
-from streamrecon.ingest.scan import Wanted, scan_tree
+from streamrecon.ingest.scan import Scan, Wanted
 from streamrecon.ingest.watch import Watcher
 
 
@@ -30,8 +29,8 @@ def touch(path, data=b"x"):
     return path
 
 
-def names(scan, root):
-    return sorted(p.relative_to(root).as_posix() for p in scan.files)
+def names(scan):
+    return sorted(name for name, _ in scan)
 
 
 def test_scan_takes_what_matters(root):
@@ -39,17 +38,17 @@ def test_scan_takes_what_matters(root):
         touch(root / name)
     for name in ("x.txt", ".a.mrcs.Xy12Zq", ".hidden/a.mrcs", "a.mrcs.tmp", ".b.star", "out/map.mrc"):
         touch(root / name)
-    scan = scan_tree(wanted(root, exclude=(root / "out",)))
-    assert names(scan, root) == ["a.mrcs", "b.mrc", "d/e/f.star", "g.cs"]
-    assert scan.files[root / "a.mrcs"].size == 1
-    assert scan.files[root / "a.mrcs"].is_regular
+    scan = Scan(wanted(root, exclude=(root / "out",)))
+    assert names(scan) == ["a.mrcs", "b.mrc", "d/e/f.star", "g.cs"]
+    assert dict(scan)["a.mrcs"].size == 1
+    assert dict(scan)["a.mrcs"].is_regular
 
 
 def test_scan_says_that_a_folder_is_no_stack(root):
     touch(root / "x.mrcs" / "inside.mrcs")
-    scan = scan_tree(wanted(root))
-    assert names(scan, root) == ["x.mrcs", "x.mrcs/inside.mrcs"]
-    assert not scan.files[root / "x.mrcs"].is_regular
+    scan = Scan(wanted(root))
+    assert names(scan) == ["x.mrcs", "x.mrcs/inside.mrcs"]
+    assert not dict(scan)["x.mrcs"].is_regular
 
 
 def test_scan_follows_links_but_not_in_circles(root, tmp_path):
@@ -60,20 +59,20 @@ def test_scan_follows_links_but_not_in_circles(root, tmp_path):
     touch(root / "real" / "b.mrcs")
     (root / "alias").symlink_to(root / "real")
     (root / "dangling.mrcs").symlink_to(root / "nothing")
-    assert names(scan_tree(wanted(root)), root) == ["linked/a.mrcs", "real/b.mrcs"]
+    assert names(Scan(wanted(root))) == ["linked/a.mrcs", "real/b.mrcs"]
 
 
 def test_scan_reports_names_that_are_not_utf8(root):
     touch(root / os.fsdecode(b"\xff.mrcs"))
-    scan = scan_tree(wanted(root))
-    assert scan.files == {}
+    scan = Scan(wanted(root))
+    assert names(scan) == []
     assert scan.unnameable == [f"{root}/\\xff.mrcs"]
 
 
 def test_pattern_with_a_slash_is_matched_below_the_root(root):
     only = Wanted(root, ("job*/particles.star",))
-    assert only(root / "job1" / "particles.star")
-    assert not only(root / "particles.star")
+    assert only("job1/particles.star")
+    assert not only("particles.star")
 
 
 def test_events_are_noticed(root):
@@ -86,12 +85,12 @@ def test_events_are_noticed(root):
         assert watcher.mode == "events"
         touch(root / "new.mrcs")
         touch(root / "new.txt")
-        seen: set[Path] = set()
+        seen: set[str] = set()
         end = time.monotonic() + 60
         while not seen and time.monotonic() < end:
             seen |= watcher.changed()
             time.sleep(0.02)
-        assert seen == {root / "new.mrcs"}
+        assert seen == {"new.mrcs"}
     finally:
         watcher.stop()
 
@@ -112,22 +111,71 @@ def test_new_folder_brings_the_next_scan_forward(root):
         watcher.stop()
 
 
+def test_time_between_scans_follows_what_one_costs(root):
+    """A scan takes at most a twentieth of a processor, also where new folders ask for one."""
+    watcher = Watcher(wanted(root), "polling", 10.0)
+    watcher.scan(0.0)
+    watcher.scanned(0.0, 0.4)
+    assert watcher.interval_seconds == 10.0
+    assert not watcher.scan_due(9.9)
+    assert watcher.scan_due(10.0)
+    watcher.scan(10.0)
+    watcher.scanned(10.0, 2.0)
+    assert watcher.interval_seconds == 40.0
+    assert not watcher.scan_due(20.0)
+    watcher._hints._new_folder = True
+    assert not watcher.scan_due(49.9)
+    assert watcher.scan_due(50.0)
+    watcher.scan(50.0)
+    watcher.scanned(50.0, 0.001)
+    assert watcher.interval_seconds == 10.0
+    assert watcher.scan_due(60.0)
+
+
+def test_events_come_at_once_however_long_the_next_scan_is_away(root):
+    watcher = Watcher(wanted(root), "events", 0.01)
+    try:
+        list(watcher.scan(0.0))
+        watcher.scanned(0.0, 1e9)
+        touch(root / "new.mrcs")
+        end = time.monotonic() + 60
+        while "new.mrcs" not in watcher.changed():
+            assert time.monotonic() < end
+            time.sleep(0.02)
+        assert not watcher.scan_due(1e9)
+    finally:
+        watcher.stop()
+
+
+@pytest.mark.parametrize(
+    "name", [".hidden/a.mrcs", "a/.hidden/b.mrcs", "out/map.mrc", ".a.mrcs.Xy12Zq", "a/.b.star", "x.txt"]
+)
+def test_what_a_scan_passes_over_no_event_brings(root, name):
+    touch(root / name)
+    touch(root / "outer" / "map.mrc")
+    matters = wanted(root, exclude=(root / "out",))
+    assert names(Scan(matters)) == ["outer/map.mrc"]
+    assert not matters(matters.name_of(str(root / name)))
+    assert matters("outer/map.mrc")
+    assert matters.name_of(f"{root}er/map.mrc") is None
+
+
 def test_root_that_goes_and_returns(root):
     watcher = Watcher(wanted(root), "events", 0.1)
     try:
         touch(root / "a.mrcs")
-        assert names(watcher.scan(0.0), root) == ["a.mrcs"]
+        assert names(watcher.scan(0.0)) == ["a.mrcs"]
         moved = root.rename(root.with_name("away"))
         scan = watcher.scan(1.0)
         assert not scan.root_present
         assert not watcher.root_present
         moved.rename(root)
-        assert names(watcher.scan(2.0), root) == ["a.mrcs"]
+        assert names(watcher.scan(2.0)) == ["a.mrcs"]
         assert watcher.root_present
         watcher.changed()
         touch(root / "b.mrcs")
         end = time.monotonic() + 60
-        while root / "b.mrcs" not in watcher.changed():
+        while "b.mrcs" not in watcher.changed():
             assert time.monotonic() < end
             time.sleep(0.02)
     finally:
@@ -148,7 +196,7 @@ def test_polling_where_inotify_runs_out(root, monkeypatch):
     monkeypatch.setattr(watch, "Observer", Exhausted)
     watcher = Watcher(wanted(root), "events", 1.0)
     touch(root / "a.mrcs")
-    assert names(watcher.scan(0.0), root) == ["a.mrcs"]
+    assert names(watcher.scan(0.0)) == ["a.mrcs"]
     assert watcher.mode == "polling"
 
 
@@ -164,7 +212,7 @@ def test_polling_once_an_event_thread_has_ended(root):
         ended.join()
         watcher._threads.append(ended)
         touch(root / "a.mrcs")
-        assert names(watcher.scan(2.0), root) == ["a.mrcs"]
+        assert names(watcher.scan(2.0)) == ["a.mrcs"]
         assert watcher.mode == "polling"
     finally:
         watcher.stop()
@@ -198,7 +246,7 @@ def test_root_that_was_replaced_between_two_scans(root):
         assert watcher.mode == "events"
         touch(root / "b.mrcs")
         end = time.monotonic() + 60
-        while root / "b.mrcs" not in watcher.changed():
+        while "b.mrcs" not in watcher.changed():
             assert time.monotonic() < end
             time.sleep(0.02)
     finally:
