@@ -2,16 +2,21 @@
 
     python -m benchmarks.ingest_scale                  # one STAR a stack, as RELION's extraction leaves them
     python -m benchmarks.ingest_scale --joined         # one STAR that names everything
+    python -m benchmarks.ingest_scale --folder-stacks 10000   # all in one folder
 
-The box is tiny (8 pixels), so that what is measured is ingest and not the disk. Three things are printed: the first
-scan, the start-up from the first look to the last particle in the ledger, with the peak of memory; and then, with all
-that in memory, how long a new stack takes from its rename to its particles in the ledger (beyond `settle_seconds`).
+The box is tiny (8 pixels), so that what is measured is ingest and not the disk. Printed are the start-up from the first
+look to the last particle in the ledger, with the peak of memory; then, with all that in memory, how long a new stack
+takes from its rename to its particles in the ledger (beyond `settle_seconds`); and what a scan of the known files takes
+of the processor, beside the least that it could: listing the folders and asking for each file's size and time.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import logging
+import os
+import re
 import resource
 import tempfile
 import threading
@@ -32,6 +37,7 @@ from streamrecon.io.mrc_write import write_stack
 _BOX = 8
 _PIXEL_SIZE = 3.0
 _SETTLE_SECONDS = 0.2
+_SCAN_SECONDS = 30.0
 _FOLDER_STACKS = 500  # stacks a folder, as a microscope's grid squares give them
 _HEAD = f"""data_optics
 
@@ -62,7 +68,7 @@ def main() -> None:
     print_machine()
     with tempfile.TemporaryDirectory() as folder:
         root, output = Path(folder) / "incoming", Path(folder) / "session"
-        _write(root, arguments.stacks, arguments.particles, joined=arguments.joined)
+        _write(root, arguments)
         rows = measure(root, output, arguments)
     print_table(rows)
     write_json(arguments.json, {"joined": arguments.joined, "rows": rows})
@@ -72,37 +78,51 @@ def _arguments() -> argparse.Namespace:
     options = parser(__doc__)
     options.add_argument("--stacks", type=int, default=10_000)
     options.add_argument("--particles", type=int, default=100, help="a stack")
+    options.add_argument("--folder-stacks", type=int, default=_FOLDER_STACKS, help="stacks in one folder")
     options.add_argument("--joined", action="store_true", help="one STAR for everything, not one a stack")
     options.add_argument("--new", type=int, default=20, help="stacks that come one by one afterwards")
     return options.parse_args()
 
 
+class _TimedIngest(IngestService):
+    """Notes what each scan takes of the processor, with all that is done about what it finds."""
+
+    def __init__(self, settings: IngestSettings) -> None:
+        super().__init__(settings)
+        self.scans: list[float] = []
+
+    def _scan(self, now: float) -> None:
+        began = time.thread_time()
+        super()._scan(now)
+        self.scans.append(time.thread_time() - began)
+
+
 def measure(root: Path, output: Path, arguments: argparse.Namespace) -> list[dict[str, object]]:
     """Run ingest over the folder and return the figures, one a row."""
     total = arguments.stacks * arguments.particles
-    began = time.perf_counter()
     files = sum(1 for _ in Scan(Wanted(root, ("*.star", "*.cs"))))
-    scan_seconds = time.perf_counter() - began
-    before = _peak_mib()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     settings = IngestSettings(
         root,
         output,
         settle_seconds=_SETTLE_SECONDS,
-        scan_seconds=30.0,
+        scan_seconds=_SCAN_SECONDS,
         endpoint="tcp://127.0.0.1:0",
         orphan_seconds=1e6,
     )
     stop, ready = threading.Event(), threading.Event()
     processor_seconds: list[float] = []
+    services: list[_TimedIngest] = []
 
     def serve() -> None:
         # here, as the ledger's connection belongs to the thread that made it
-        service = IngestService(settings)
+        service = _TimedIngest(settings)
+        services.append(service)
         ready.set()
         service.run(stop)
         processor_seconds.append(time.thread_time())
 
+    before = _own_mib()
     began = time.perf_counter()
     thread = threading.Thread(target=serve)
     thread.start()
@@ -112,23 +132,32 @@ def measure(root: Path, output: Path, arguments: argparse.Namespace) -> list[dic
             # counting a million rows takes its time, too
             time.sleep(0.5)
         start_up = time.perf_counter() - began
-        peak = _peak_mib()
+        peak, own = _peak_mib(), _own_mib()
         latencies = [_one_more(root, ledger, arguments.stacks + i, arguments.particles) for i in range(arguments.new)]
+    scans = services[0].scans
+    known = len(scans)
+    while len(scans) == known:
+        time.sleep(0.1)
+    least = min(_least_scan(root) for _ in range(3))
     stop.set()
     thread.join()
     size = (output / LEDGER_NAME).stat().st_size / 2**20
     return [
-        {"what": "files seen by one scan", "value": files},
-        {"what": "one scan, s", "value": scan_seconds},
+        {"what": "files", "value": files},
         {"what": "particles in the ledger", "value": total},
         {"what": "start-up until all are in the ledger, s", "value": start_up},
         {"what": "the same, ms a stack", "value": 1000 * start_up / arguments.stacks},
         {"what": "processor time of the whole run, s", "value": processor_seconds[0]},
-        {"what": "memory before, MiB", "value": before},
         {"what": "peak of memory, MiB", "value": peak},
+        {"what": "memory that belongs to no file before, MiB", "value": before},
+        {"what": "the same with all in the ledger, MiB", "value": own},
+        {"what": "the difference, bytes a stack", "value": round((own - before) * 2**20 / arguments.stacks)},
         {"what": "ledger, MiB", "value": size},
         {"what": "a new stack, median latency beyond settling, s", "value": float(np.median(latencies))},
         {"what": "the slowest of them, s", "value": max(latencies)},
+        {"what": "a scan of the known files, processor, us a file", "value": 1e6 * scans[known] / files},
+        {"what": "scandir and stat alone, us a file", "value": 1e6 * least / files},
+        {"what": "ratio", "value": scans[known] / least},
     ]
 
 
@@ -147,13 +176,14 @@ def _one_more(root: Path, ledger: Ledger, number: int, particles: int) -> float:
     return time.perf_counter() - began - _SETTLE_SECONDS
 
 
-def _write(root: Path, stacks: int, particles: int, *, joined: bool) -> None:
+def _write(root: Path, arguments: argparse.Namespace) -> None:
     """Write the stacks: the same images, and to each its number is added, as images that are known count once."""
     text: list[str] = [_HEAD]
-    for number in range(stacks):
-        folder = root / f"square{number // _FOLDER_STACKS:03d}"
-        text.append(_write_one(folder, number, particles, star=not joined).replace("@", f"@{folder.name}/"))
-    if joined:
+    for number in range(arguments.stacks):
+        folder = root / f"square{number // arguments.folder_stacks:03d}"
+        rows = _write_one(folder, number, arguments.particles, star=not arguments.joined)
+        text.append(rows.replace("@", f"@{folder.name}/"))
+    if arguments.joined:
         (root / "particles.star").write_text("".join(text), encoding="ascii")
 
 
@@ -175,6 +205,30 @@ def _pattern(particles: int) -> NDArray[np.float32]:
 
 def _peak_mib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def _own_mib() -> float:
+    gc.collect()
+    text = Path("/proc/self/smaps_rollup").read_text(encoding="ascii")
+    found = re.search(r"^Anonymous: +(\d+) kB$", text, re.MULTILINE)
+    assert found is not None  # Linux has had it since 5.0
+    return int(found[1]) / 1024
+
+
+def _least_scan(folder: Path) -> float:
+    """Return the processor time of listing everything below a folder and asking for each file's size and time."""
+
+    def walk(folder: str) -> None:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.is_dir():
+                    walk(entry.path)
+                else:
+                    entry.stat()
+
+    began = time.thread_time()
+    walk(str(folder))
+    return time.thread_time() - began
 
 
 if __name__ == "__main__":
