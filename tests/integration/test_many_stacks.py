@@ -20,7 +20,7 @@ from tests.ledgers import known_sections
 
 FEW, MANY = 40, 140
 MOST_CALLS = 15  # of Python's and C's functions, a file
-MOST_BYTES = 1600  # a stack with its STAR
+MOST_BYTES = 1600  # a stack with its STAR, in Python's memory
 
 
 @pytest.fixture
@@ -157,18 +157,19 @@ def test_a_finished_stack_takes_little_memory(bench):
         gc.collect()
         return tracemalloc.get_traced_memory()[0]
 
-    come(bench, range(FEW), n=50)
+    n, few, many = 20, 20, 100
+    come(bench, range(few), n)
     tracemalloc.start()
     try:
-        # both made by code that has run: what Python keeps of code is not counted
-        come(bench, range(FEW, FEW + 20), n=50)
+        # what the code itself keeps the first time is not counted
+        come(bench, range(few, 2 * few), n)
         before = held()
-        come(bench, range(FEW + 20, MANY + 20), n=50)
-        a_stack = (held() - before) / (MANY - FEW)
+        come(bench, range(2 * few, many), n)
+        a_stack = (held() - before) / (many - 2 * few)
     finally:
         tracemalloc.stop()
     assert bench.ready() == 0
-    assert bench.ledger.counts().particles["queued"] == 50 * (MANY + 20)
+    assert bench.ledger.counts().particles["queued"] == n * many
     assert 0 < a_stack < MOST_BYTES
 
 
