@@ -20,6 +20,7 @@ from streamrecon.monitor.companion import Companion
 from streamrecon.monitor.disk import DiskWatch
 from streamrecon.monitor.logs import configure_logging
 from streamrecon.monitor.notify import Notifier
+from streamrecon.monitor.ports import port_of
 from streamrecon.monitor.server import MonitorServer
 from streamrecon.monitor.supervisor import Supervisor
 from streamrecon.notices.service import NoticeService
@@ -54,12 +55,22 @@ def run(
         def command(verb: str, port: int, *more: str) -> list[str]:
             return verb_command(verb, "--metrics-bind", f"127.0.0.1:{port}", *more)
 
+        publish = settings.publish
+        endpoints = (
+            publish.events,
+            publish.volumes,
+            publish.snapshots,
+            settings.feed.endpoint,
+            settings.control.endpoint,
+        )
+        own_ports = {port_of(endpoint) for endpoint in (*endpoints, settings.monitor.bind)}
         supervisor = Supervisor(
             lambda port: command("ingest", port, *idle),
             lambda port: command("worker", port),
             registry=CollectorRegistry(),
             permanent_exit_codes=exit_codes.PERMANENT,
             notifier=Notifier(os.environ),
+            avoid_ports=own_ports,
         )
         signal.signal(signal.SIGINT, supervisor.request_stop)
         signal.signal(signal.SIGTERM, supervisor.request_stop)
@@ -69,7 +80,7 @@ def run(
                 count = supervisor.metrics.notice
                 notices = NoticeService(settings, os.environ, supervisor.metrics_text, count=count)
                 supervisor.failed = stack.enter_context(notices).failure
-            page = Companion(lambda port: verb_command("page", "--bind", f"127.0.0.1:{port}"))
+            page = Companion(lambda port: verb_command("page", "--bind", f"127.0.0.1:{port}"), avoid_ports=own_ports)
             show = (lambda: page.port) if settings.monitor.page else None
             stack.enter_context(MonitorServer(settings.monitor.bind, supervisor.metrics_text, supervisor.health, show))
             if settings.monitor.page:

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from types import TracebackType
 
 import structlog
@@ -36,10 +36,19 @@ class Companion:
         Given a loopback port, returns the command that serves on it.
     first_seconds : float
         Wait before the first restart; doubled each time, up to a minute.
+    avoid_ports : collection of int
+        Not for the page: the session's own, which nobody may have bound yet.
     """
 
-    def __init__(self, command: Callable[[int], Sequence[str]], *, first_seconds: float = _FIRST_SECONDS) -> None:
+    def __init__(
+        self,
+        command: Callable[[int], Sequence[str]],
+        *,
+        first_seconds: float = _FIRST_SECONDS,
+        avoid_ports: Collection[int] = (),
+    ) -> None:
         self._command = command
+        self._avoid_ports = avoid_ports
         self._first_seconds = first_seconds
         self._process: subprocess.Popen[bytes] | None = None
         self._port: int | None = None
@@ -88,7 +97,7 @@ class Companion:
             wait = min(_MOST_SECONDS, 2.0 * wait)
 
     def _start(self) -> None:
-        (self._port,) = unused_ports(1)
+        (self._port,) = unused_ports(1, avoid=self._avoid_ports)
         launch = [sys.executable, "-m", "streamrecon.monitor.launch", str(os.getpid())]
         # a session of its own: Ctrl-C in a terminal reaches the supervisor alone
         self._process = subprocess.Popen(

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import random
 import socket
+import threading
+from collections import deque
+from collections.abc import Collection
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -12,34 +15,62 @@ _LOWEST = 10_000  # below are the well-known services
 _MOST_TRIED = 1000
 
 
-def unused_ports(count: int) -> list[int]:
+_MOST_HELD = 64
+_held: deque[socket.socket] = deque()
+_lock = threading.Lock()
+
+
+def unused_ports(count: int, *, avoid: Collection[int] = ()) -> list[int]:
     """Return different loopback ports that were free a moment ago.
 
     Parameters
     ----------
     count : int
+    avoid : collection of int
+        Not these: they are to be bound by somebody else who may not have begun.
 
     Notes
     -----
     They lie below the ports that the kernel gives away by itself, to outgoing connections and to whoever binds port
-    0: in the seconds until a program listens, or is started again, one of those would now and then be taken.
+    0: in the seconds until a program listens, or is started again, one of those would now and then be taken. What is
+    given away here is marked by a socket in Linux's abstract namespace, held while this process lives (the last 64),
+    so that two sessions which start at the same time are not given the same.
     """
+    found: list[int] = []
+    low = _first_given_away()
     with ExitStack() as stack:
-        found: list[int] = []
-        low = _first_given_away()
-        # two programs that look at the same time hardly ever come upon the same number
-        for port in random.SystemRandom().sample(
-            range(_LOWEST, max(_LOWEST, low)), min(max(0, low - _LOWEST), _MOST_TRIED)
-        ):
+        tried = range(_LOWEST, max(_LOWEST, low))
+        for port in random.SystemRandom().sample(tried, min(len(tried), _MOST_TRIED)):
             if len(found) == count:
-                return found
-            if _binds(stack.enter_context(socket.socket()), port):
+                break
+            if port not in avoid and _binds(stack.enter_context(socket.socket()), port) and _mark(port):
                 found.append(port)
         while len(found) < count:  # no room below: one of the kernel's own
             sock = stack.enter_context(socket.socket())
             _binds(sock, 0)
             found.append(sock.getsockname()[1])
-        return found
+    return found
+
+
+def port_of(endpoint: str) -> int:
+    """Return the port of ``host:port`` or ``tcp://host:port``; 0 if it names none."""
+    text = endpoint.rpartition(":")[2]
+    return int(text) if text.isdecimal() else 0
+
+
+def _mark(port: int) -> bool:
+    """Mark a port as given away; return False if another has done so."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    try:
+        sock.bind(f"\0streamrecon-port-{port}")
+    except OSError:
+        sock.close()
+        return False
+    with _lock:
+        _held.append(sock)
+        if len(_held) > _MOST_HELD:
+            _held.popleft().close()
+    return True
 
 
 def _first_given_away() -> int:

@@ -99,6 +99,8 @@ class Supervisor:
     stop : StopPolicy
     notifier : Notifier or None
         Told when both processes answer, while they do, and when we stop.
+    avoid_ports : collection of int
+        Not for the processes' metrics: the session's own, which nobody may have bound yet.
 
     Attributes
     ----------
@@ -117,7 +119,9 @@ class Supervisor:
         restart: RestartPolicy | None = None,
         stop: StopPolicy | None = None,
         notifier: Notifier | None = None,
+        avoid_ports: Collection[int] = (),
     ) -> None:
+        self._avoid_ports = avoid_ports
         self._ingest = _Child("ingest", ingest)
         self._worker = _Child("worker", worker)
         self._children = (self._ingest, self._worker)
@@ -208,7 +212,7 @@ class Supervisor:
         return "hanging"
 
     def _start(self, child: _Child) -> None:
-        (child.port,) = unused_ports(1)
+        (child.port,) = unused_ports(1, avoid=self._avoid_ports)
         child.answered = False
         child.restart_at = None
         child.started = time.monotonic()
