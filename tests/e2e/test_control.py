@@ -23,7 +23,7 @@ every_seconds = 1000000
 
 
 def ctl(session, *arguments, code=0):
-    done = streamrecon("ctl", "-c", session.config, *arguments, "--json")
+    done = streamrecon("ctl", "-c", session.config, *arguments, "--json", "--timeout", 200)
     assert done.returncode == code, done.stdout + done.stderr
     return json.loads(done.stdout) if done.stdout else None
 

@@ -108,7 +108,7 @@ def go_on(session, choose):
         file.truncate(choose.randrange(4096, ledger.stat().st_size))
     session.deliver_all()
     with session.run("--until-idle", "2") as daemon:
-        code = ended(daemon, 60)
+        code = ended(daemon)
     assert code == 3, session.logged()[-3000:]
     refusal = next(line for line in session.logged().splitlines() if "ledger_corrupt" in line)
     shutil.copyfile(kept, ledger)
