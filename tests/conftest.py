@@ -12,8 +12,14 @@ from hypothesis import HealthCheck, settings
 # a shell that starts the suite in the background has SIGINT ignored, and every program a test starts would inherit that
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# how long an example takes says nothing: the machine may be busy
-settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# how long an example takes says nothing: the machine may be busy. The examples are the same at every run, so that what
+# fails is what was changed; STREAMRECON_RANDOM_EXAMPLES=1 looks for others
+settings.register_profile(
+    "suite",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    derandomize="STREAMRECON_RANDOM_EXAMPLES" not in os.environ,
+)
 settings.load_profile("suite")
 
 
