@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 
@@ -28,8 +29,10 @@ def library_folder(tmp_path_factory):
 
 @pytest.fixture
 def memory():
-    """The pretended device's memory and traffic, counted anew."""
+    """The pretended device's memory and traffic, counted anew; what earlier tests left in it is gone."""
+    gc.collect()
     MEMORY.limit = None
+    MEMORY.peak = MEMORY.used
     MEMORY.traffic.clear()
     yield MEMORY
     MEMORY.limit = None

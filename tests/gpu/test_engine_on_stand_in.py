@@ -63,7 +63,7 @@ def test_ab_initio_reaches_the_map_of_the_cpu(truth, any_device, memory):
     assert first.status.stage == second.status.stage != "searching"
     assert first.status.k_max == second.status.k_max
     sure = np.flatnonzero(first.fsc[: first.status.k_max] >= 0.99)
-    assert len(sure) >= 4
+    assert len(sure) >= 3
     assert fsc(first.volume, second.volume)[sure].min() > 0.99
     assert first.resolution_angstrom == pytest.approx(second.resolution_angstrom, rel=0.1)
     found = [fsc_between(truth, align_volumes(truth, s.volume, PIXEL).volume, PIXEL) for s in (first, second)]
