@@ -51,7 +51,7 @@ def test_ab_initio_reaches_the_map_of_the_cpu(truth, any_device, memory):
     """From a random start to the same map, without a hidden transfer.
 
     FSC above 0.99 between the two maps wherever the halves of one agree as well. Beyond, a single draw that rounding
-    sends the other way makes two runs differ as two seeds do.
+    sends the other way makes two runs differ as two seeds do: by a shell or two of what they report.
     """
     on_cpu, on_device = fresh(CpuBackend(2)), fresh(CudaBackend(any_device))
     for batch in particles(truth, 1000):
@@ -61,13 +61,14 @@ def test_ab_initio_reaches_the_map_of_the_cpu(truth, any_device, memory):
         assert memory.traffic["sync"] == 0
     first, second = on_cpu.snapshot(), on_device.snapshot()
     assert first.status.stage == second.status.stage != "searching"
-    assert first.status.k_max == second.status.k_max
+    assert abs(first.status.k_max - second.status.k_max) <= 1
     sure = np.flatnonzero(first.fsc[: first.status.k_max] >= 0.99)
     assert len(sure) >= 3
     assert fsc(first.volume, second.volume)[sure].min() > 0.99
-    assert first.resolution_angstrom == pytest.approx(second.resolution_angstrom, rel=0.1)
+    shells = [BOX * PIXEL / s.resolution_angstrom for s in (first, second)]
+    assert abs(shells[0] - shells[1]) < 3.5
     found = [fsc_between(truth, align_volumes(truth, s.volume, PIXEL).volume, PIXEL) for s in (first, second)]
-    assert found[1].resolution_05_angstrom < 1.15 * found[0].resolution_05_angstrom
+    assert found[1].resolution_05_angstrom < 1.3 * found[0].resolution_05_angstrom
 
 
 def test_a_step_moves_what_it_must_and_no_more(truth, device, memory):
