@@ -77,7 +77,7 @@ class Symmetry:
         self._collective = collective
         self._find = find
         self.orientation = Orientation()
-        self._why = "" if asked == "C1" else "not looked for yet: the map must settle first"
+        self._why = "" if asked == "C1" else "not looked for yet: the halves must agree further first"
         self.tried_shells = 0
         self.doubts = SymmetryDoubts()
         self.contradicted = False
