@@ -315,7 +315,8 @@ def compare(folder: Path, specimen: Specimen, chosen: argparse.Namespace) -> dic
     print("\nIn all")
     totals = [_total_row(name, runs[name], curve, images) for name, curve in curves.items()]
     print_table(totals)
-    lines = ratios(our_curve, initial_curve, initial.core_seconds, "its initial model")
+    # of one that was cut short before its first map there is nothing to say
+    lines = ratios(our_curve, initial_curve, initial.core_seconds, "its initial model") if initial_curve else []
     lines += ratios(our_curve, refine_curve, refine.core_seconds, "auto-refine")
     print("\nRatios of core-seconds\n" + "\n".join(lines))
     return {
