@@ -77,6 +77,7 @@ class CpuBackend:
 
     name = "cpu"
     chunk_images = 10
+    few_images = 25
 
     def __init__(self, threads: int = 0) -> None:
         self.threads = threads or len(os.sched_getaffinity(0))
@@ -84,8 +85,12 @@ class CpuBackend:
         self._blas_limit = threadpool_limits(1, user_api="blas")
 
     def run(self, function: Callable[[int, int], _Result], n: int, *, few: bool = False) -> list[_Result]:
-        """Apply ``function(start, stop)`` to chunks of at most ``chunk_images``; ``few``: one chunk a thread."""
-        pieces = max(1, min(self.threads, n)) if few else max(1, -(-n // self.chunk_images))
+        """Apply ``function(start, stop)`` to chunks of at most ``chunk_images``; ``few``: of ``few_images``.
+
+        The chunks are the same for any number of threads: how BLAS rounds a row may depend on how many rows there are
+        (OpenBLAS on Haswell and Zen).
+        """
+        pieces = max(1, -(-n // (self.few_images if few else self.chunk_images)))
         edges = np.linspace(0, n, pieces + 1).astype(int)
         jobs = [self._pool.submit(function, int(a), int(b)) for a, b in pairwise(edges)]
         return [job.result() for job in jobs]
