@@ -16,10 +16,10 @@ from streamrecon.ingest.ledger import Ledger
 from streamrecon.ingest.ledger_schema import FileRecord
 from streamrecon.ingest.scan import look_at
 from streamrecon.ingest.settle import FileState, Problem
-from streamrecon.ingest.tracked import CollectSettings, Manifest, Reporter, ends_cleanly, printable_row
+from streamrecon.ingest.tracked import CollectSettings, Manifest, Reporter, ends_cleanly
+from streamrecon.ingest.waiting_rows import WaitingRows
 from streamrecon.io import read_manifest
 from streamrecon.particles import ParticleTable
-from streamrecon.transport.table_wire import table_to_rows
 
 _log = structlog.get_logger(__name__)
 
@@ -142,11 +142,10 @@ class ManifestReader:
                 stack.settle.observe(sighting.size, sighting.mtime_ns, now)
         if stack.known is None:
             self._copies.recall(stack)
-        fresh = table.select(~stack.are_known(table.stack_index))
-        rows = {row.stack_index: row for row in table_to_rows(fresh)}
-        if not rows.keys() <= stack.rows.keys():
+        rows = WaitingRows(table.select(~stack.are_known(table.stack_index)), stack.name)
+        if not set(rows).issubset(stack.rows):
             stack.rows_at = self._followed.changed_at = now
-        stack.give_rows({i: printable_row(row, stack.name) for i, row in rows.items()})
+        stack.give_rows(rows)
         if stack.rows:
             self._followed.open_stacks[stack.name] = stack
         problem = stack.settle.problem

@@ -7,10 +7,8 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
-from typing import Final, Literal
+from typing import Literal
 
-import msgspec
 import numpy as np
 import structlog
 from numpy.typing import NDArray
@@ -19,12 +17,11 @@ from streamrecon.ingest.ledger import Ledger
 from streamrecon.ingest.ledger_schema import FileRecord
 from streamrecon.ingest.metrics import FILE_STATES, IngestMetrics
 from streamrecon.ingest.settle import FileSettle, FileState
+from streamrecon.ingest.waiting_rows import NO_ROWS
 from streamrecon.transport.table_wire import ParticleRow
 
 _log = structlog.get_logger(__name__)
 _PATIENCE_SETTLES = 10.0
-# of all stacks that wait for nothing: an empty dictionary for each would be a tenth of what is kept of it
-NO_ROWS: Final[Mapping[int, ParticleRow]] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -100,15 +97,19 @@ class Stack(Tracked):
         self._set(sections, 1)
 
     def give_rows(self, rows: Mapping[int, ParticleRow]) -> None:
-        """Add rows to those that are not in the ledger yet."""
-        self.rows = {**self.rows, **rows} or NO_ROWS
+        """Add rows to those that are not in the ledger yet; of two for a section the newer counts."""
+        if set(self.rows).issubset(rows):
+            self.rows = rows or NO_ROWS
+        else:
+            self.rows = {**self.rows, **rows}
 
     def drop_known_rows(self) -> None:
         """Forget the rows that the ledger has."""
         if self.rows:
             known = self.are_known(np.array(list(self.rows), np.int64))
             # a new dictionary: one that was emptied keeps the memory that it had when it was full
-            self.rows = {i: row for (i, row), k in zip(self.rows.items(), known, strict=True) if not k} or NO_ROWS
+            left = [section for section, is_known in zip(self.rows, known, strict=True) if not is_known]
+            self.rows = {section: self.rows[section] for section in left} or NO_ROWS
 
     def take_back(self, rows: Collection[ParticleRow]) -> None:
         """Take rows that the ledger had and has no longer: they are examined anew."""
@@ -223,11 +224,3 @@ def ends_cleanly(path: Path) -> bool:
             return file.read(1) == b"\n"
     except OSError:
         return False
-
-
-def printable_row(row: ParticleRow, stack_name: str) -> ParticleRow:
-    """Return the row under the ledger's name of its stack; names that are not UTF-8 are escaped."""
-    micrograph = row.micrograph_name
-    if micrograph is not None:
-        micrograph = micrograph.encode(errors="surrogateescape").decode(errors="backslashreplace")
-    return msgspec.structs.replace(row, stack_name=stack_name, micrograph_name=micrograph)

@@ -12,7 +12,7 @@ import pytest
 
 from streamrecon.ingest import collect, scan
 from streamrecon.ingest.scan import Scan, Wanted
-from streamrecon.ingest.tracked import NO_ROWS
+from streamrecon.ingest.waiting_rows import NO_ROWS
 from streamrecon.io import mrc, write_stack
 from tests.integration.ingest_helpers import PIXEL_SIZE, Bench, all_rows, images, put_stack_and_star, star_text
 

@@ -20,6 +20,7 @@ from tests.ledgers import known_sections
 
 FEW, MANY = 40, 140
 MOST_CALLS = 15  # of Python's and C's functions, a file
+MOST_BYTES_A_ROW = 200  # that waits for its stack
 MOST_BYTES = 1600  # a stack with its STAR, in Python's memory
 
 
@@ -171,6 +172,24 @@ def test_a_finished_stack_takes_little_memory(bench):
     assert bench.ready() == 0
     assert bench.ledger.counts().particles["queued"] == n * many
     assert 0 < a_stack < MOST_BYTES
+
+
+def test_rows_that_wait_for_their_stacks_are_kept_in_columns(root, bench):
+    """A STAR that names everything brings the rows of all stacks at once."""
+    (root / "first.star").write_text(star_text(all_rows("first.mrcs", 100)), encoding="utf-8")
+    bench.look(2)
+    names = [f"Extract/s{number}.mrcs" for number in range(20)]
+    rows = [row for name in names for row in all_rows(name, 100)]
+    (root / "all.star").write_text(star_text(rows), encoding="utf-8")
+    tracemalloc.start()
+    try:
+        bench.look(2)
+        gc.collect()
+        a_row = tracemalloc.get_traced_memory()[0] / len(rows)
+    finally:
+        tracemalloc.stop()
+    assert sum(len(stack.rows) for stack in bench.collector._followed.stacks.values()) == 100 + len(rows)
+    assert a_row < MOST_BYTES_A_ROW
 
 
 def test_nothing_is_kept_of_a_stack_that_came_after_its_star(root, bench):
