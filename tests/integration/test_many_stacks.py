@@ -6,6 +6,7 @@ Counted between two sizes of a folder, so that what does not grow with it drops 
 import gc
 import itertools
 import sys
+import time
 import tracemalloc
 from collections import Counter
 
@@ -20,7 +21,7 @@ from tests.ledgers import known_sections
 
 FEW, MANY = 40, 140
 MOST_CALLS = 15  # of Python's and C's functions, a file
-MOST_BYTES_A_ROW = 200  # that waits for its stack
+MOST_BYTES_A_ROW = 150  # that waits for its stack
 MOST_BYTES = 1600  # a stack with its STAR, in Python's memory
 
 
@@ -129,6 +130,21 @@ def test_what_the_service_tells_every_second_does_not_grow_with_the_files(root, 
                 service.ledger.contents.put(f"s{number}.mrcs", number)
             steps.append(sql_steps_of(service.ledger, service._report))
         assert steps[1] == steps[0] > 0
+    finally:
+        service.close()
+
+
+def test_the_service_scans_as_often_as_it_costs(root, tmp_path, monkeypatch):
+    """And waits so long before it calls a folder idle that only scans look at."""
+    settings = IngestSettings(root, tmp_path / "out", watch_mode="polling", endpoint="tcp://127.0.0.1:0")
+    service = IngestService(settings)
+    try:
+        clock = itertools.count(100.0, 3.0)  # of the processor: a scan takes three seconds
+        monkeypatch.setattr(time, "thread_time", lambda: next(clock))
+        service._scan(1000.0)
+        assert not service._watcher.scan_due(1059.9)
+        assert service._watcher.scan_due(1060.0)
+        assert service._patience(5.0) == 5.0 + 60.0
     finally:
         service.close()
 
