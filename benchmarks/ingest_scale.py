@@ -151,7 +151,6 @@ def measure(root: Path, output: Path, arguments: argparse.Namespace) -> list[dic
         {"what": "peak of memory, MiB", "value": peak},
         {"what": "memory that belongs to no file before, MiB", "value": before},
         {"what": "the same with all in the ledger, MiB", "value": own},
-        {"what": "the difference, bytes a stack", "value": round((own - before) * 2**20 / arguments.stacks)},
         {"what": "ledger, MiB", "value": size},
         {"what": "a new stack, median latency beyond settling, s", "value": float(np.median(latencies))},
         {"what": "the slowest of them, s", "value": max(latencies)},
