@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from PIL import Image
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.remote.command import Command
 from selenium.webdriver.support.ui import WebDriverWait
 
 _FLAGS = (
@@ -111,13 +112,18 @@ class Browser:
 
     def complaints(self) -> list[str]:
         """Return what the console says of errors since the last call; the driver's remarks on slow GL are none."""
-        entries = self.driver.get_log("browser")
+        entries = self._log("browser")
         return [e["message"] for e in entries if e["level"] == "SEVERE" or "GL Driver" not in e["message"]]
 
     def asked(self) -> list[str]:
         """Return the address of every request since the last call."""
-        messages = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]
+        messages = [json.loads(entry["message"])["message"] for entry in self._log("performance")]
         return [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
+
+    def _log(self, kind: str) -> list[dict[str, Any]]:
+        """Return a log's entries since the last call; selenium's own `get_log` has no types."""
+        entries: list[dict[str, Any]] = self.driver.execute(Command.GET_LOG, {"type": kind})["value"]
+        return entries
 
 
 def foreign(urls: list[str], origin: str) -> list[str]:
