@@ -29,7 +29,8 @@ class VolumeSubscriber(Subscription):
     topics : sequence of str
         Only topics that begin with one of these, such as ``"volume/full/"``; none means all.
     timeout_seconds : float
-        After that long without even a heartbeat the publisher counts as lost.
+        After listening that long without even a heartbeat the publisher counts as lost; to take long over a message is
+        not to listen.
     on_gap : {"count", "raise"}
         What to do about lost messages: add them to `gaps`, or raise `SequenceGap` (iterate on to go on).
     latest_only : bool
