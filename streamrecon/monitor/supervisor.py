@@ -25,6 +25,7 @@ from streamrecon.monitor.server import Health, fetch_health, fetch_metrics
 _TICK_SECONDS = 0.1
 # importing and reading a large checkpoint come before a process answers
 _STARTING_SECONDS = 300.0
+_MOST_UNANSWERED = 3  # times in a row that a worker which is asked at the end of the stream may stay silent
 _log = structlog.get_logger(__name__)
 
 
@@ -133,6 +134,7 @@ class Supervisor:
         self._notifier = notifier or Notifier({})
         self.failed: Callable[[str], None] = lambda _: None
         self._turn_at: float | None = time.monotonic()
+        self._unanswered = 0
         self._signals = 0
         self._woken = threading.Event()
         self._exit_code = 0
@@ -171,9 +173,15 @@ class Supervisor:
         return self._exit_code
 
     def _finishing(self) -> bool:
-        """Whether the worker has noticed the end of the stream, and makes its last sweeps over kept particles."""
+        """Whether the worker has noticed the end of the stream, and makes its last sweeps over kept particles.
+
+        One that is too busy to answer now and then is believed to; one that never answers is not.
+        """
         text = fetch_metrics(self._worker.port) if self._worker.running else None
-        return re.search(rb"^streamrecon_worker_finishing 1", text or b"", re.MULTILINE) is not None
+        self._unanswered = self._unanswered + 1 if text is None else 0
+        if text is None:
+            return self._unanswered <= _MOST_UNANSWERED
+        return re.search(rb"^streamrecon_worker_finishing 1", text, re.MULTILINE) is not None
 
     def metrics_text(self) -> bytes:
         """Return our metrics and those of the processes that answer."""

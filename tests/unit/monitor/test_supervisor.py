@@ -12,6 +12,8 @@ import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
+from streamrecon.monitor import supervisor as supervisor_module
+from streamrecon.monitor.server import fetch_metrics
 from streamrecon.monitor.supervisor import RestartPolicy, StopPolicy, Supervisor
 
 QUICK = RestartPolicy(first_seconds=0.05, maximum_seconds=0.2, reset_after_seconds=60, give_up_after=3)
@@ -191,6 +193,27 @@ def test_a_worker_that_missed_the_end_is_told(stage):
     with Running(supervise(stage, "exit0", "never", stop=stop)) as running:
         pass
     assert running.code == 0
+    assert stage.said()[-2:] == ["worker told", "worker stopped"]
+
+
+def test_a_worker_too_busy_to_answer_once_is_not_told(stage, monkeypatch):
+    """The first questions at the end go unanswered; one that never answers is told to stop all the same."""
+    asked = []
+
+    def busy(port):
+        asked.append(port)
+        return None if len(asked) <= 2 or never else fetch_metrics(port)
+
+    monkeypatch.setattr(supervisor_module, "fetch_metrics", busy)
+    stop = StopPolicy(ingest_seconds=5, grace_seconds=10, drained_seconds=0.3)
+    never = False
+    with Running(supervise(stage, "exit0", "sweeping", stop=stop)) as running:
+        pass
+    assert running.code == 0
+    assert "worker told" not in stage.said()
+    never = True
+    with Running(supervise(stage, "exit0", "never", stop=stop)):
+        pass
     assert stage.said()[-2:] == ["worker told", "worker stopped"]
 
 
