@@ -8,6 +8,8 @@ at temperature 1; a clean one is held back from committing to its first random m
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -103,14 +105,31 @@ class Annealer:
         """Whether the schedule is over and the coarse posterior has found its cells."""
         return self.settled_at >= 0
 
-    def temperature(self, histogram: NDArray[np.integer], n_images: int, particles_seen: int) -> float:
-        """Return a batch's temperature and advance the clock by its images."""
+    def temperature(
+        self,
+        histogram: NDArray[np.integer],
+        n_images: int,
+        particles_seen: int,
+        confirm: Callable[[], bool] | None = None,
+    ) -> float:
+        """Return a batch's temperature and advance the clock by its images.
+
+        Parameters
+        ----------
+        histogram : ndarray, (n, HISTOGRAM_BINS)
+            From `GlobalSearch.histogram`.
+        n_images, particles_seen : int
+            Of the batch, and so far.
+        confirm : callable, optional
+            Asked before the search settles, and may refuse.
+        """
         _, self.entropy = log_ess_and_entropy(histogram, 1.0)
         if self.settled:
             return 1.0
         balance = balancing_temperature(histogram, target_log_ess(self.progress, self._n_cells))
         self.progress = min(1.0, self.progress + n_images * clock_rate(balance) / self._settle_images)
-        if self.progress > 1.0 - 1e-9 and self.entropy < _SETTLED_ENTROPY:
+        sure = self.progress > 1.0 - 1e-9 and self.entropy < _SETTLED_ENTROPY
+        if sure and (confirm is None or confirm()):
             self.settled_at = particles_seen
             return 1.0
         return max(1.0, balance)

@@ -190,7 +190,13 @@ class Engine:
         NumericalError
             A likelihood is not finite.
         """
-        self._choose(now=not self._challenges.running)
+        status = self._starts[self._leader].status
+        if status.image_visits == status.particles_seen:
+            # a stream that has settled goes on with one start at once
+            self._choose(now=not self._challenges.running)
+        else:
+            # a search that visits carry on gives all of them their time, as it would have on new images
+            self._choose(held_out=kept)
         leader = self._starts[self._leader]
         everywhere = search | (kept.contribution.frame != leader.frame) | (leader.stage == "searching")
         parts, rows = [], []
@@ -226,11 +232,12 @@ class Engine:
         for number, value in evidence.items():
             self._evidence[number] += (value - self._evidence[number]) * n / self._weight
 
-    def _choose(self, *, now: bool = False) -> None:
+    def _choose(self, *, now: bool = False, held_out: KeptParticles | None = None) -> None:
         """Let one start go on alone, once the first has had time to settle: the first, unless it has clearly failed.
 
         A start that is as good keeps the lead: its frame is that of the poses handed out so far. ``now``: do not wait
-        for more images, if any start has settled.
+        for more images, if any start has settled. ``held_out``: compare by these particles and not by the evidence so
+        far, which was of images that were in the maps.
         """
         if self.starts == 1:
             return
@@ -245,8 +252,9 @@ class Engine:
             return
         if min(visits - start.settled_at for start in settled) < _CHOICE_IMAGES and not now:
             return
-        best = max(self._starts, key=lambda number: self._evidence[number])
-        ratio = self._evidence[best] / self._evidence[self._leader] if self._evidence[self._leader] > 0 else np.inf
+        evidence = self._evidence if held_out is None else self._evidence_held_out(held_out)
+        best = max(evidence, key=lambda number: evidence[number])
+        ratio = evidence[best] / evidence[self._leader] if evidence[self._leader] > 0 else np.inf
         self._compare_maps(best)
         if best != self._leader and ratio > _CLEARLY_BETTER:
             self._go_on_with(
@@ -254,6 +262,12 @@ class Engine:
             )
         else:
             self._go_on_with(self._leader, "explains the images no better")
+
+    def _evidence_held_out(self, kept: KeptParticles) -> dict[int, float]:
+        """Return each start's mean log-evidence of particles in the map of the half that they are not in."""
+        by_half = kept.take(np.argsort(kept.half, kind="stable"))
+        n_a = int(np.count_nonzero(kept.half == 0))
+        return {number: start.evidence_held_out(by_half, n_a) for number, start in self._starts.items()}
 
     def _compare_maps(self, best: int) -> None:
         """Measure how alike the maps of the start that leads and of the best other one are."""

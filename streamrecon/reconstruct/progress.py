@@ -119,6 +119,7 @@ class Progress:
             resolution_angstrom=resolution_from_fsc(fsc, box, pixel, FSC_THRESHOLD),
             fsc_kind="gold_standard" if self.stages.split else "common",
             stage_reason=self.stages.reason,
+            search_progress=self.annealer.progress,
             method=self._settings.method,
             **asdict(self.recent),
         )

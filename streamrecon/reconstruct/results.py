@@ -93,6 +93,7 @@ class EngineStatus:
     ``stage`` is one of `STAGES`, and ``stage_reason`` says to people what brought it there. ``fsc_kind`` is one of
     `FSC_KINDS` and says how honest the FSC is: "common" between halves posed on one map (optimistic), "gold_standard"
     between halves posed on their own. ``inlier_share``: share of images that the map explains, NaN while unknown.
+    ``search_progress`` is how far the annealing's schedule has run, 0 to 1: at 1 the search settles once it is sure.
     ``symmetry`` is the point group that is imposed, and ``symmetry_reason`` says why or why not. ``symmetry_gain`` is
     by how much a map without it explains new images better, nats an image (below 0 where the particle has it; NaN: not
     known); ``symmetry_contradicted`` says that the images contradict a group that was asked for, and
@@ -119,6 +120,7 @@ class EngineStatus:
     log_evidence: float
     stage_reason: str = ""
     inlier_share: float = float("nan")
+    search_progress: float = 1.0
     symmetry: str = "C1"
     symmetry_reason: str = ""
     symmetry_gain: float = float("nan")

@@ -5,7 +5,8 @@ Also where the hand-over to refinement happens: the measured map decides it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -199,6 +200,25 @@ class RunningMap:
         reach = max(self.points.k_max, self._poses.search_rings)
         self._volumes = volumes
         self._poses.set_maps(self.halves.cubes(volumes, reach), self.points.k_max)
+
+    @contextmanager
+    def exchanged(self) -> Iterator[None]:
+        """Pose images against the map of the half that they do not belong to, meanwhile.
+
+        Raises
+        ------
+        RuntimeError
+            There is no map yet.
+        """
+        latest = self.halves.latest
+        if latest is None or self._volumes is None:
+            raise RuntimeError("the halves' maps asked for before the first was solved")
+        reach = max(self.points.k_max, self._poses.search_rings)
+        self._poses.set_maps(self.halves.cubes((latest.half_b, latest.half_a), reach), self.points.k_max)
+        try:
+            yield
+        finally:
+            self._take_up(self._volumes)
 
     def _choose_band(self) -> int:
         """Let k_max follow the half-set FSC, one shell at a time and not too often while poses still change.

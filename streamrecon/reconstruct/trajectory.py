@@ -7,8 +7,9 @@ the annealed search and importance sampling, online EM on two half-sets, and a b
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +34,8 @@ from streamrecon.reconstruct.running_map import RunningMap
 from streamrecon.reconstruct.seen import Seen
 from streamrecon.reconstruct.settings import EngineSettings
 from streamrecon.reconstruct.symmetry import Symmetry, SymmetryFinder
+
+_BEYOND_CHANCE = 3.0  # standard errors
 
 
 class Trajectory:
@@ -176,7 +179,7 @@ class Trajectory:
             observations, seen.inverse_noise, self._map.points, temperature, seen.n_a, rng, share
         )
         samples = self._map.relaxed(samples, weighed, seen.n_a, rng, share, new=True)
-        result, contribution = self._take_in(seen, samples, weighed, temperature, None)
+        result, contribution = self._take_in(seen, samples, weighed, temperature, None, fading=len(batch))
         kept = None
         compact = observations.compact
         if compact is not None:
@@ -192,7 +195,8 @@ class Trajectory:
         kept : KeptParticles
             Sorted: the first ``n_a`` belong to half a. What they were handed out with last.
         search : bool
-            Search everywhere, beside the poses found earlier; else only around those.
+            Search everywhere, beside the poses found earlier; else only around those. While the stage is "searching"
+            every image is searched for as if it were new, whatever this says.
 
         Raises
         ------
@@ -201,6 +205,45 @@ class Trajectory:
         """
         started = time.perf_counter()
         share = Share(self._collective, len(kept))
+        own, observations, power = self._recalled(kept, share)
+        rng = self._random()
+        if self._map.halves.latest is None:
+            self._start_from_random_poses(observations, share, n_a, rng)
+        seen = self._seen(share, observations, n_a, kept.group, power)
+        # poses that another start found say nothing here, and those of the search would only be learnt by heart
+        ours = kept.contribution.frame >> 32 == self._seed[1]
+        usable = bool(ours.all()) and not self._progress.searching
+        modes = contributions.modes_of(own.contribution, self._backend) if usable else None
+        fading = self._fading(ours)
+        temperature, points = 1.0, self._map.points
+        if search or modes is None:
+            temperature = self._temperature(seen, self._explained_by_the_other_half)
+            samples, weighed = self._poses.sample(
+                observations, seen.inverse_noise, points, temperature, seen.n_a, rng, share, modes
+            )
+        else:
+            samples, weighed = self._poses.resample(
+                observations, seen.inverse_noise, points, modes, seen.n_a, rng, share
+            )
+        samples = self._map.relaxed(samples, weighed, seen.n_a, rng, share, new=False)
+        result, contribution = self._take_in(seen, samples, weighed, temperature, own, fading=fading)
+        contribution, _ = joined_ranks(share, contribution, None)
+        return self._finished(result, replace(kept, contribution=contribution), started)
+
+    def evidence_held_out(self, kept: KeptParticles, n_a: int) -> float:
+        """Return the mean log-evidence of particles seen before, each in the map of the half that it is not in.
+
+        Parameters
+        ----------
+        kept : KeptParticles
+            Sorted: the first ``n_a`` belong to half a.
+        """
+        share = Share(self._collective, len(kept))
+        _, observations, power = self._recalled(kept, share)
+        return float(self._held_out(self._seen(share, observations, n_a, kept.group, power)).mean())
+
+    def _recalled(self, kept: KeptParticles, share: Share) -> tuple[KeptParticles, Observations, NDArray[np.float32]]:
+        """Return this rank's kept particles, what is observed of them, and the power of all."""
         own = kept if share.alone else kept.take(share.index)
         observations = self._poses.preparer.recall(
             own.images,
@@ -214,28 +257,18 @@ class Trajectory:
         # a start made in idle time meets its first images here
         names = [f"kept particle {i}" for i in range(len(kept))]
         self._images.meet(kept.group, power, observations.mask_fill, names)
-        observations = self._images.scaled(observations, self._map.points, self._poses.search_rings)
-        rng = self._random()
-        if self._map.halves.latest is None:
-            self._start_from_random_poses(observations, share, n_a, rng)
-        seen = self._seen(share, observations, n_a, kept.group, power)
-        # poses that another start found say nothing here
-        ours = bool((kept.contribution.frame >> 32 == self._seed[1]).all())
-        modes = contributions.modes_of(own.contribution, self._backend) if ours else None
-        temperature, points = 1.0, self._map.points
-        if search or modes is None:
-            temperature = self._temperature(seen)
-            samples, weighed = self._poses.sample(
-                observations, seen.inverse_noise, points, temperature, seen.n_a, rng, share, modes
-            )
-        else:
-            samples, weighed = self._poses.resample(
-                observations, seen.inverse_noise, points, modes, seen.n_a, rng, share
-            )
-        samples = self._map.relaxed(samples, weighed, seen.n_a, rng, share, new=False)
-        result, contribution = self._take_in(seen, samples, weighed, temperature, own)
-        contribution, _ = joined_ranks(share, contribution, None)
-        return self._finished(result, replace(kept, contribution=contribution), started)
+        return own, self._images.scaled(observations, self._map.points, self._poses.search_rings), power
+
+    def _fading(self, ours: NDArray[np.bool_]) -> int:
+        """Return how many images of a visit the sums forget for, as for new ones.
+
+        While searching all: the map must go on changing. Then those whose old contribution may be in the sums and is
+        not known, since another start led when they were visited last: what cannot be taken out must fade. In
+        refinement none: should this start take the lead, it begins its sums anew.
+        """
+        if self._progress.searching:
+            return len(ours)
+        return int(np.count_nonzero(~ours)) if self.stage == "settled" else 0
 
     def _random(self) -> np.random.Generator:
         return np.random.Generator(np.random.Philox(key=_stream(self._seed, self._progress.done.step)))
@@ -251,19 +284,50 @@ class Trajectory:
         noise = self._images.noise.inverse(observations.group)
         return Seen(share, observations, noise, self._backend.to_device(noise), share.of(n_a), group, power)
 
-    def _temperature(self, seen: Seen) -> float:
-        """Return the annealing's temperature for a batch, and let its clock run."""
+    def _explained_by_the_other_half(self, seen: Seen) -> bool:
+        """Return whether images that were seen before show that the map is not merely their own noise.
+
+        A search settles when its images are sure of their poses; images that are in the map already would be sure of
+        those in a map of noise, too. So each is held against the map of the other half, which it is not in. Of noise
+        the mean likelihood ratio to any map that it is not in is 1, and that of its logarithm at most 0 (Jensen): the
+        mean log-evidence must be above 0, beyond chance.
+        """
+        evidence = self._held_out(seen)
+        error = float(evidence.std()) / np.sqrt(max(len(evidence) - 1, 1))
+        return bool(evidence.mean() > _BEYOND_CHANCE * error)
+
+    def _held_out(self, seen: Seen) -> NDArray[np.float32]:
+        """Return the log-evidence of all images of a batch in the map of the half that each is not in, (n,)."""
+        with self._map.exchanged():
+            samples, _ = self._poses.sample(
+                seen.observations, seen.inverse_noise, self._map.points, 1.0, seen.n_a, self._random(), seen.share
+            )
+        (evidence,) = seen.share.join(self._backend.to_host(samples.log_evidence))
+        return np.asarray(evidence, np.float32)
+
+    def _temperature(self, seen: Seen, confirm: Callable[[Seen], bool] | None = None) -> float:
+        """Return the annealing's temperature for a batch, and let its clock run; ``confirm`` may forbid to settle."""
         if self._progress.annealer.settled:
             return 1.0  # how wide the posterior is, the search itself will tell
         histogram = self._poses.probe(seen.observations, seen.inverse_noise, seen.share)
-        return self._progress.annealer.temperature(histogram, seen.share.n, self._progress.done.image_visits)
+        asked = None if confirm is None else partial(confirm, seen)
+        visits = self._progress.done.image_visits
+        return self._progress.annealer.temperature(histogram, seen.share.n, visits, asked)
 
     def _take_in(
-        self, seen: Seen, samples: PoseSamples, weighed: Array, temperature: float, old: KeptParticles | None
+        self,
+        seen: Seen,
+        samples: PoseSamples,
+        weighed: Array,
+        temperature: float,
+        old: KeptParticles | None,
+        *,
+        fading: int,
     ) -> tuple[BatchResult, Contribution]:
         """Put a batch's posteriors into the sums, in the place of old ones if there are, and move on.
 
-        Returns the result of the whole batch, and what this rank's images added.
+        Before that the sums forget as much as ``fading`` new images make them. Returns the result of the whole batch,
+        and what this rank's images added.
         """
         share, n, done, searching = seen.share, seen.share.n, self._progress.done, self._progress.searching
         result = batch_result(self._backend, self._geometry, samples).joined_ranks(share)
@@ -283,8 +347,8 @@ class Trajectory:
         points = self._map.points
         residual, match_and_power = seen.measured(self._poses, samples, points, shells)
         self._images.learn(seen.group, residual, fill, result, inlier, points, match_and_power, new=old is None)
-        if old is None or searching:
-            self._map.halves.forget(1.0 - min(0.5, n / self._progress.window()))
+        if fading:
+            self._map.halves.forget(1.0 - min(0.5, fading / self._progress.window()))
         there = 0
         if old is not None:
             gone = contributions.remove(
