@@ -30,6 +30,8 @@ from streamrecon.worker.engine import make_backend, make_engine
 from streamrecon.worker.outputs import write_snapshot
 from streamrecon.worker.preprocess import Contrast, decide_contrast, prepare, usable
 from streamrecon.worker.reconstruction import STORE_NAME, Reconstruction
+from streamrecon.worker.revisits import Revisits
+from streamrecon.worker.search_visits import caution, not_converged
 
 _CONTRAST_IMAGES = 500
 
@@ -47,14 +49,22 @@ def reconstruct(
     seed: Annotated[int | None, typer.Option(min=0, help="Of the random start. Default: session.seed, 0.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Use only the first so many particles.")] = None,
     passes: Annotated[
-        int,
-        typer.Option(min=1, help="Look at each particle so often: first in order, then to refine its pose."),
-    ] = 1,
+        int | None,
+        typer.Option(
+            min=1,
+            help="Look at each particle so often: first in order, then to refine its pose. Default: once; a set that "
+            "ends before its map is refined, as often as that takes.",
+        ),
+    ] = None,
     given_poses: Annotated[
         bool, typer.Option("--given-poses", help="Search nothing: use the rotations and shifts in the file.")
     ] = False,
 ) -> None:
     """Reconstruct from a random start, in one pass over the particles or in several.
+
+    A small set (fewer than some thousands) is over before its poses are sure. Its particles are then visited again
+    until the search has settled and the map is refined, or until it is clear that they are too few; the last line says
+    which.
 
     Writes volume.mrc, half_a.mrc, half_b.mrc, fsc.csv, status.json and particles.star (poses that RELION reads).
     Ctrl-C ends it early and writes what there is.
@@ -65,7 +75,7 @@ def reconstruct(
         settings = load_config(config) if config is not None else Config()
         if seed is not None:
             settings = settings.model_copy(update={"session": settings.session.model_copy(update={"seed": seed})})
-        if passes > 1 and settings.engine.method != "online_em":
+        if passes is not None and passes > 1 and settings.engine.method != "online_em":
             raise ConfigError(
                 f'engine.method = "{settings.engine.method}" and --passes {passes}: expected one pass, as steps of an '
                 'optimiser cannot be taken back when a particle is visited again; use --passes 1, or "online_em"'
@@ -116,7 +126,7 @@ def _batches(table: ParticleTable, root: Path, size: int) -> Iterator[ParticleBa
         yield usable(ParticleBatch(read_images(part), part, identities))
 
 
-def _reconstruct(settings: Config, table: ParticleTable, root: Path, output: Path, passes: int) -> bool:
+def _reconstruct(settings: Config, table: ParticleTable, root: Path, output: Path, passes: int | None) -> bool:
     """Fold everything, with a progress bar; return whether it was interrupted."""
     console = Console(stderr=True)
     size = settings.feed.batch_size
@@ -129,7 +139,7 @@ def _reconstruct(settings: Config, table: ParticleTable, root: Path, output: Pat
         TextColumn("{task.fields[status]}"),
     )  # fmt: skip
     with Progress(*columns, console=console) as progress:
-        task = progress.add_task("Particles", total=len(table) * passes, status="")
+        task = progress.add_task("Particles", total=len(table) * (passes or 1), status="")
         try:
             for number, batch in enumerate(_batches(table, root, size)):
                 try:
@@ -140,11 +150,14 @@ def _reconstruct(settings: Config, table: ParticleTable, root: Path, output: Pat
                 status = _engine_status(reconstruction)
                 rate = len(batch) / result.step_seconds
                 progress.update(task, advance=len(batch), **_fields(status, rate))
-            for _ in range(passes - 1):
-                for result in _sweep(reconstruction, size):
-                    n = len(result.pose_weight)
-                    fields = _fields(_engine_status(reconstruction), n / result.step_seconds)
-                    progress.update(task, advance=n, **fields)
+                if passes is None and _refined(status):
+                    reconstruction.stop_keeping()  # one pass is enough
+            if passes is None:  # nobody knows how many visits it takes
+                task = progress.add_task("Visits", total=None, status="")
+            for result in _visits(settings, reconstruction, passes):
+                n = len(result.pose_weight)
+                fields = _fields(_engine_status(reconstruction), n / result.step_seconds)
+                progress.update(task, advance=n, **fields)
         except KeyboardInterrupt:
             interrupted = True
     if reconstruction.engine is None:
@@ -162,7 +175,31 @@ def _reconstruct(settings: Config, table: ParticleTable, root: Path, output: Pat
         f"{rows} particles, {snapshot.status.image_visits} image visits, {snapshot.resolution_angstrom:.1f} A (FSC "
         f"{snapshot.fsc_threshold} between halves {how}), stage {snapshot.status.stage}; maps and poses in {output}"
     )
+    if status.stage == "searching":
+        console.print(not_converged(status))
+    elif but := caution(reconstruction.engine.status):
+        console.print(f"beware: {but}")
     return interrupted
+
+
+def _refined(status: EngineStatus) -> bool:
+    """Return whether the halves are posed on their own."""
+    return status.fsc_kind == "gold_standard"
+
+
+def _visits(settings: Config, reconstruction: Reconstruction, passes: int | None) -> Iterator[BatchResult]:
+    """Visit kept particles again: in so many passes, or until a small set's map is refined."""
+    if passes is not None:
+        for _ in range(passes - 1):
+            yield from _sweep(reconstruction, settings.feed.batch_size)
+        return
+    if reconstruction.engine is None or _refined(reconstruction.engine.status):
+        return
+    revisits = Revisits(settings, reconstruction)
+    revisits.finish()
+    while revisits.wanted:
+        if (result := revisits.step()) is not None:
+            yield result
 
 
 def _sweep(reconstruction: Reconstruction, size: int) -> Iterator[BatchResult]:

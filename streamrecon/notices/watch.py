@@ -12,6 +12,7 @@ from streamrecon.notices.notice import Notice
 _KIND_OF_EVENT: dict[str, EventKind] = {
     "symmetry_imposed": "symmetry",
     "symmetry_contradicted": "symmetry",
+    "search_unsettled": "stage",
     "batch_refused": "batch_refused",
     "checkpoint_failed": "failure",
     "snapshot_failed": "failure",
@@ -118,7 +119,8 @@ class Watch:
         told.over = state == "end"
         if state == "end":
             kind: EventKind = "failure" if reason == "failed" else "session_end"
-            yield self._notice(kind, f"the reconstruction ended ({reason}) with {self._progress()}", now)
+            caution = "; its search had not settled: the map means nothing yet" if told.stage == "searching" else ""
+            yield self._notice(kind, f"the reconstruction ended ({reason}) with {self._progress()}{caution}", now)
 
     def _progress(self) -> str:
         resolution = self._told.resolution_angstrom

@@ -25,6 +25,7 @@ from streamrecon.worker.outputs import write_snapshot
 from streamrecon.worker.preprocess import decide_contrast, usable
 from streamrecon.worker.reconstruction import Reconstruction
 from streamrecon.worker.revisits import Revisits
+from streamrecon.worker.search_visits import caution
 
 POLL_SECONDS = 0.2
 CONTRAST_IMAGES = 500
@@ -138,6 +139,8 @@ class Worker:
         self._metrics.subscribers(self._publisher.subscribers)
         self._metrics.unacknowledged(len(self._durability.unacknowledged))
         self._metrics.refinement.sweeps(self._revisits.sweeps, finishing=self._revisits.finishing)
+        if failure := self._revisits.new_failure():
+            self._tell("search_unsettled", failure)
 
     def _last_sweeps(self, stop: threading.Event, steering: Steering) -> None:
         """Visit what is kept a few times more, now that nothing new will come; whoever stops us is obeyed at once."""
@@ -300,7 +303,10 @@ class Worker:
         self._assessments.finish()
         if self._reconstruction.engine is not None:
             count = self._export()
-            self._tell(reason, f"{count} particles with poses in {STAR_NAME}", particles=count)
+            but = caution(self._reconstruction.engine.status)
+            self._tell(
+                reason, f"{count} particles with poses in {STAR_NAME}{'; ' if but else ''}{but}", particles=count
+            )
 
     def _export(self) -> int:
         """Write the poses so far as a STAR file; return how many particles it holds."""

@@ -193,7 +193,9 @@ class Reconstruction:
         """
         if self.engine is None or self.store is None:
             return None
-        chosen, search = self.store.index.choose(n, self._config.refinement.search_share)
+        # while searching all are searched for, in the order in which they came: the worst first would be other sums
+        share = 0.0 if self.engine.status.stage == "searching" else self._config.refinement.search_share
+        chosen, search = self.store.index.choose(n, share)
         good, kept, rows = self.store.get(chosen)
         if not len(good):
             return None
@@ -279,6 +281,13 @@ class Reconstruction:
         """Write the poses as a STAR file, and means over micrographs beside it; return how many particles it holds."""
         orientation = Orientation() if self.engine is None else self.engine.orientation
         return self._spool.export(path, list(self._groups), path.with_name(MICROGRAPHS_NAME), orientation)
+
+    def stop_keeping(self) -> None:
+        """Let go of the particles that were kept, and keep no more."""
+        if self.store is not None:
+            self.store.close()
+            self.store.path.unlink(missing_ok=True)
+            self.store = None
 
     def close(self) -> None:
         """Close engine, pose table and store."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from streamrecon.config.model import Config
 from streamrecon.reconstruct.results import BatchResult
 from streamrecon.worker.reconstruction import Reconstruction
+from streamrecon.worker.search_visits import SearchVisits
 
 _GAIN = 0.01  # in resolution or log-evidence, over a sweep; less is rest
 _REST_SWEEPS = 2
@@ -22,7 +23,7 @@ class Revisits:
     Attributes
     ----------
     sweeps : int
-        Finished since new particles came.
+        Finished since new particles came; those that a small set's search needed are not counted.
     finishing : bool
         Whether the stream is over.
     """
@@ -38,6 +39,10 @@ class Revisits:
         self._new = 0
         self._evidence = self._images = 0.0
         self._before: tuple[float, float] | None = None
+        engine = config.engine
+        self._search = SearchVisits(round(engine.settle_images * engine.patience))
+        self._counted = True
+        self._failure = ""
 
     def note_new(self, particles: int) -> None:
         """Take note of particles folded; enough of them end the rest."""
@@ -46,6 +51,7 @@ class Revisits:
         if store is not None and self._new > _NEWS * len(store):
             self.sweeps = self._resting = self._new = 0
             self._before = None
+            self._search.begin_anew()
 
     def finish(self) -> None:
         """Take note that no new particle will come: a stated number of sweeps are left, or fewer."""
@@ -57,6 +63,9 @@ class Revisits:
         """Return where the last sweeps stand, in words."""
         store = self._reconstruction.store
         left = 0 if store is None else store.index.left_in_sweep
+        status = None if self._reconstruction.engine is None else self._reconstruction.engine.status
+        if status is not None and status.stage == "searching":
+            return f"the search goes on among the kept particles, {status.search_progress:.0%} of its schedule are over"
         return f"last sweeps: {self.sweeps} of at most {self._most} made, {left} particles left in this one"
 
     @property
@@ -65,15 +74,29 @@ class Revisits:
         engine, store = self._reconstruction.engine, self._reconstruction.store
         if engine is None or store is None or not len(store):
             return False
-        # a search that has not settled would only learn its first images by heart
-        return (
-            engine.status.stage in ("settled", "refining") and self.sweeps < self._most and self._resting < _REST_SWEEPS
-        )
+        if self.finishing and not self._settings.final_sweeps:
+            return False
+        status = engine.status
+        if status.stage == "searching":
+            return self._search.pays(status, len(store), finishing=self.finishing)
+        more = self.sweeps < self._most and self._resting < _REST_SWEEPS
+        return more or self._search.under_way(status)
+
+    def new_failure(self) -> str:
+        """Return, once, that the search was given all the visits it may have and has not settled; "" if it was not."""
+        engine = self._reconstruction.engine
+        failure = "" if engine is None else self._search.failure(engine.status)
+        told, self._failure = self._failure, failure
+        return "" if told else failure
 
     def step(self) -> BatchResult | None:
         """Visit a batch; None at the end of a sweep, or where a checkpoint under way holds all that are left."""
+        engine = self._reconstruction.engine
+        before = None if engine is None else engine.status
         result = self._reconstruction.revisit(self._batch_size)
-        if result is not None:
+        if result is not None and before is not None:
+            self._counted = self._counted and not self._search.under_way(before)
+            self._search.note(before, len(result.log_evidence))
             self._evidence += float(result.log_evidence.sum())
             self._images += len(result.log_evidence)
             return result
@@ -85,6 +108,10 @@ class Revisits:
 
     def _weigh_up(self) -> None:
         """At the end of a sweep: did it gain anything?"""
+        counted, self._counted = self._counted, True
+        if not counted:
+            self._evidence = self._images = 0.0
+            return
         self.sweeps += 1
         engine = self._reconstruction.engine
         if engine is None or not self._images:

@@ -64,7 +64,9 @@ class Session:
         self.log = self.folder / "daemon.log"
         self.incoming.mkdir(parents=True, exist_ok=True)
         self.ports = free_ports()
-        self.config = write_session_config(self.folder, self.ports, seed=seed, settle_seconds=0.3)
+        # most sets here are small: to search on in them after the stream has ended is another test's
+        sweeps = None if "[refinement]" in more else 0
+        self.config = write_session_config(self.folder, self.ports, seed=seed, settle_seconds=0.3, final_sweeps=sweeps)
         if more:
             self.config.write_text(self.config.read_text() + more)
 

@@ -11,6 +11,7 @@ from streamrecon.cli.main import app
 from streamrecon.io import read_star, read_volume, write_stack, write_star
 from streamrecon.simulate import Microscope, MicroscopeSettings
 from streamrecon.simulate.specimen import density_from_model
+from streamrecon.worker.revisits import Revisits
 
 PIXEL = 6.4
 HEADING = """
@@ -152,6 +153,9 @@ def test_everything_is_written_and_the_limit_holds(simulated, tmp_path):
     assert len(read_star(tmp_path / "particles.star")) == 150
     assert json.loads((tmp_path / "status.json").read_text())["particles_seen"] == 150
     assert "150 particles" in outcome.output
+    # too few for a map
+    assert "not converged" in outcome.output
+    assert json.loads((tmp_path / "status.json").read_text())["stage"] == "searching"
 
 
 def test_more_passes_are_refused_where_a_method_cannot_take_its_steps_back(simulated, tmp_path):
@@ -170,6 +174,53 @@ def test_more_passes_visit_each_particle_again_and_leave_no_store_behind(simulat
     table = read_star(tmp_path / "particles.star")
     assert len(table) == len(set(table.identities())) == 120
     assert [(tmp_path / f"poses.{kind}").read_bytes().count(b"\n") for kind in ("rows", "visits")] == [120, 240]
+    assert not (tmp_path / "particles.store").exists()
+
+
+SMALL = "[engine]\nsettle_images = 300\nstarts = 1\nsamples = 16\nsearch_shells = 8\n"
+
+
+def test_a_small_set_is_visited_until_its_search_has_settled(simulated, tmp_path):
+    (tmp_path / "c.toml").write_text(SMALL)
+    outcome = run(simulated / "p.star", "-o", tmp_path / "out", "-c", tmp_path / "c.toml")
+    assert outcome.exit_code == 0, outcome.output
+    status = json.loads((tmp_path / "out" / "status.json").read_text())
+    assert status["stage"] != "searching"
+    assert status["particles_seen"] == 200
+    assert status["image_visits"] >= 400
+    assert "not converged" not in outcome.output
+    assert len(read_star(tmp_path / "out" / "particles.star")) == 200
+    assert not (tmp_path / "out" / "particles.store").exists()
+    # one pass is one pass to whoever asks for it
+    outcome = run(simulated / "p.star", "-o", tmp_path / "one", "-c", tmp_path / "c.toml", "--passes", "1")
+    assert json.loads((tmp_path / "one" / "status.json").read_text())["image_visits"] == 200
+
+
+def test_ctrl_c_ends_its_visits_and_writes_what_there_is(simulated, tmp_path, monkeypatch):
+    step, steps = Revisits.step, []
+
+    def interrupted(self):
+        steps.append(1)
+        if len(steps) == 2:
+            raise KeyboardInterrupt
+        return step(self)
+
+    monkeypatch.setattr(Revisits, "step", interrupted)
+    (tmp_path / "c.toml").write_text(SMALL.replace("300", "3000"))
+    outcome = run(simulated / "p.star", "-o", tmp_path / "out", "-c", tmp_path / "c.toml")
+    assert outcome.exit_code == exit_codes.INTERRUPTED
+    assert "not converged" in outcome.output
+    status = json.loads((tmp_path / "out" / "status.json").read_text())
+    assert (status["particles_seen"], status["image_visits"]) == (200, 300)
+    assert len(read_star(tmp_path / "out" / "particles.star")) == 200
+    assert not (tmp_path / "out" / "particles.store").exists()
+
+
+def test_a_set_that_is_refined_in_one_pass_keeps_nothing(simulated, tmp_path, monkeypatch):
+    monkeypatch.setattr("streamrecon.cli.reconstruct._refined", lambda status: True)
+    outcome = run(simulated / "p.star", "-o", tmp_path, "--limit", "120")
+    assert outcome.exit_code == 0, outcome.output
+    assert json.loads((tmp_path / "status.json").read_text())["image_visits"] == 120
     assert not (tmp_path / "particles.store").exists()
 
 

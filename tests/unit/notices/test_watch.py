@@ -137,7 +137,7 @@ def test_a_session_that_never_begins_is_a_stall_and_one_that_is_over_is_not():
 
 def test_the_end_is_told_with_what_was_reached():
     w = watch()
-    w.take(status(seen=900, resolution=6.54), 1)
+    w.take(status(seen=900, resolution=6.54, stage="refining"), 1)
     assert told(w.take(session("end", "drained"), 2)) == [
         ("session_end", "the reconstruction ended (drained) with 900 particles, 6.5 Å")
     ]
