@@ -21,7 +21,7 @@ from streamrecon.geometry.orientation import Orientation
 from streamrecon.inference.importance import PoseSamples
 from streamrecon.inference.observation import ImageGeometry, Observations
 from streamrecon.particles import ParticleBatch
-from streamrecon.reconstruct import contributions
+from streamrecon.reconstruct import contributions, held_out
 from streamrecon.reconstruct.collective import ALONE, Collective, Share
 from streamrecon.reconstruct.counters import Recent
 from streamrecon.reconstruct.image_model import ImageModel
@@ -34,8 +34,6 @@ from streamrecon.reconstruct.running_map import RunningMap
 from streamrecon.reconstruct.seen import Seen
 from streamrecon.reconstruct.settings import EngineSettings
 from streamrecon.reconstruct.symmetry import Symmetry, SymmetryFinder
-
-_BEYOND_CHANCE = 3.0  # standard errors
 
 
 class Trajectory:
@@ -285,25 +283,11 @@ class Trajectory:
         return Seen(share, observations, noise, self._backend.to_device(noise), share.of(n_a), group, power)
 
     def _explained_by_the_other_half(self, seen: Seen) -> bool:
-        """Return whether images that were seen before show that the map is not merely their own noise.
-
-        A search settles when its images are sure of their poses; images that are in the map already would be sure of
-        those in a map of noise, too. So each is held against the map of the other half, which it is not in. Of noise
-        the mean likelihood ratio to any map that it is not in is 1, and that of its logarithm at most 0 (Jensen): the
-        mean log-evidence must be above 0, beyond chance.
-        """
-        evidence = self._held_out(seen)
-        error = float(evidence.std()) / np.sqrt(max(len(evidence) - 1, 1))
-        return bool(evidence.mean() > _BEYOND_CHANCE * error)
+        """Return whether images that were seen before show that the map is not merely their own noise."""
+        return held_out.explained(self._held_out(seen))
 
     def _held_out(self, seen: Seen) -> NDArray[np.float32]:
-        """Return the log-evidence of all images of a batch in the map of the half that each is not in, (n,)."""
-        with self._map.exchanged():
-            samples, _ = self._poses.sample(
-                seen.observations, seen.inverse_noise, self._map.points, 1.0, seen.n_a, self._random(), seen.share
-            )
-        (evidence,) = seen.share.join(self._backend.to_host(samples.log_evidence))
-        return np.asarray(evidence, np.float32)
+        return held_out.log_evidence(self._map, self._poses, self._backend, seen, self._random())
 
     def _temperature(self, seen: Seen, confirm: Callable[[Seen], bool] | None = None) -> float:
         """Return the annealing's temperature for a batch, and let its clock run; ``confirm`` may forbid to settle."""
