@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from benchmarks import relion_set
 from benchmarks.common import batches, f1_atpase, parser, print_machine, print_table, write_json
 from streamrecon.assess.align import align_volumes, fsc_between
-from streamrecon.compare.poses import pose_errors
+from streamrecon.compare.poses import PoseErrors, pose_errors
 from streamrecon.compute.cpu import CpuBackend
 from streamrecon.config.model import Config
 from streamrecon.io import read_sections, read_star, read_volume
@@ -98,6 +98,17 @@ def simulated_particles(particles: int, snr: float, seed: int, box: int = 64) ->
     )  # fmt: skip
 
 
+def errors_of(data: Set, reconstruction: Reconstruction, folder: Path) -> PoseErrors:
+    """Hold the poses as they are now, as they are exported, against the truth."""
+    reconstruction.export(folder / "particles.star")
+    exported = read_star(folder / "particles.star")
+    if exported.rotation is None:
+        raise RuntimeError("no poses were exported")
+    found = dict(zip(exported.identities(), exported.rotation, strict=True))
+    order = [found[name] for batch in data.batches for name in batch.table.identities()]
+    return pose_errors(data.rotation, np.array(order), n_symmetric=data.n_symmetric)
+
+
 def measure(data: Set, sweeps: int, seed: int, folder: Path) -> Iterator[dict[str, Any]]:
     """Yield a row of the table after the first pass and after each sweep."""
     config = Config.model_validate({"session": {"output_dir": folder, "seed": seed}})
@@ -112,11 +123,7 @@ def measure(data: Set, sweeps: int, seed: int, folder: Path) -> Iterator[dict[st
         snapshot = engine.snapshot()
         aligned = align_volumes(data.volume, snapshot.volume, data.pixel_size)
         fsc = fsc_between(data.volume, aligned.volume, data.pixel_size)
-        reconstruction.export(folder / "particles.star")
-        exported = read_star(folder / "particles.star")
-        found = dict(zip(exported.identities(), exported.rotation, strict=True))  # type: ignore[arg-type]  # it has poses
-        order = [found[name] for batch in data.batches for name in batch.table.identities()]
-        errors = pose_errors(data.rotation, np.array(order), n_symmetric=data.n_symmetric)
+        errors = errors_of(data, reconstruction, folder)
         status = snapshot.status
         return {
             "after": "first pass" if sweep == 0 else f"sweep {sweep}",

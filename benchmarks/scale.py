@@ -75,7 +75,7 @@ def growth(particles: int, threads: int, folder: Path) -> Iterator[dict[str, Any
     specimen = f1_atpase()
     pool = [batch for batch, _ in batches(specimen, min(_POOL, particles), _SNR, seed=1)]
     settings = EngineSettings(maximum_resolution_angstrom=_BAND_ANGSTROM, threads=threads)
-    config = Config(session={"output_dir": folder, "seed": 1}, engine=settings)  # type: ignore[arg-type]  # pydantic makes a section of what it is given
+    config = Config.model_validate({"session": {"output_dir": folder, "seed": 1}, "engine": settings})
     reconstruction = Reconstruction(config, lambda c, box, pixel: _engine(c, box, pixel, threads), folder / "poses")
     reconstruction.contrast = "protein_white"
     process, seen, turn, number = psutil.Process(), 0, 0, 0

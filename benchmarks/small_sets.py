@@ -28,11 +28,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common import parser, print_machine, print_table, write_json
-from benchmarks.refinement import Set, simulated_particles
+from benchmarks.refinement import Set, errors_of, simulated_particles
 from streamrecon.assess.align import align_volumes, fsc_between
-from streamrecon.compare.poses import pose_errors
 from streamrecon.config.model import Config
-from streamrecon.io import read_star
 from streamrecon.worker.engine import make_engine
 from streamrecon.worker.reconstruction import Reconstruction
 from streamrecon.worker.revisits import Revisits
@@ -49,11 +47,7 @@ def measure(data: Set, reconstruction: Reconstruction, folder: Path) -> dict[str
         raise RuntimeError("nothing was folded")
     snapshot = reconstruction.engine.snapshot()
     aligned = align_volumes(data.volume, snapshot.volume, data.pixel_size)
-    reconstruction.export(folder / "particles.star")
-    exported = read_star(folder / "particles.star")
-    found = dict(zip(exported.identities(), exported.rotation, strict=True))  # type: ignore[arg-type]  # it has poses
-    order = [found[name] for batch in data.batches for name in batch.table.identities()]
-    errors = pose_errors(data.rotation, np.array(order), n_symmetric=data.n_symmetric)
+    errors = errors_of(data, reconstruction, folder)
     return {
         "fsc_05_angstrom": fsc_between(data.volume, aligned.volume, data.pixel_size).resolution_05_angstrom,
         "within_15": errors.share_within(_NEAR_DEGREES),
