@@ -15,6 +15,7 @@ from streamrecon.config import load_config
 from streamrecon.config.notify import NotifyConfig
 from streamrecon.errors import ConfigError
 from streamrecon.monitor.logs import configure_logging
+from streamrecon.monitor.ports import port_of
 from streamrecon.monitor.server import fetch_metrics
 from streamrecon.notices.channels import channels_of
 from streamrecon.notices.notice import Notice
@@ -43,7 +44,7 @@ def notify(
         if test:
             _try(settings.notify, settings.session.name)
             return
-        port = int(settings.monitor.bind.rsplit(":", 1)[1])
+        port = port_of(settings.monitor.bind)
         with NoticeService(settings, os.environ, lambda: fetch_metrics(port), tell_silence=True):
             stop.wait()
 

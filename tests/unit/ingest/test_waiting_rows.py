@@ -18,7 +18,7 @@ def table_of(sections, micrographs=None):
     numbers = np.arange(n, dtype=np.float32)
     return ParticleTable(
         GROUPS,
-        ("/root/other.mrcs", "/root/s.mrcs"),
+        ("/watched/other.mrcs", "/watched/s.mrcs"),
         np.arange(n, dtype=np.int32) % 2,
         np.ones(n, np.int32),
         np.array(sections, np.int32),
