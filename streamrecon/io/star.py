@@ -5,6 +5,7 @@ gemmi does the parsing: it refuses a loop that is cut inside a row, where other 
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import quote_from_bytes, unquote
@@ -21,6 +22,7 @@ from streamrecon.particles import ParticleTable
 
 # About three million particles; the parsed text takes some five times as much memory.
 _MAX_STAR_BYTES = 1 << 30
+_MOST_DIGITS = 20  # of an image's number in its stack, leading zeros counted
 _PARTICLE_BLOCKS = ("particles", "images", "", " ")
 _ASCII = "".join(chr(c) for c in range(128) if chr(c) != "%")
 _EULER = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
@@ -122,11 +124,12 @@ class _Columns:
     def numbers(self, name: str) -> NDArray[np.float64]:
         texts = self.texts(name)
         try:
-            values = np.array(texts).astype(np.float64)
+            # not by way of an array of texts: its every item is as wide as the longest
+            values = np.fromiter(map(float, texts), np.float64, len(texts))
         except ValueError:
             bad = next(i for i, text in enumerate(texts) if not _is_number(text))
             raise ManifestMismatch(
-                f"{self._path}: expected numbers in column {name} of {self.where}, found {texts[bad]!r} in "
+                f"{self._path}: expected numbers in column {name} of {self.where}, found {reprlib.repr(texts[bad])} in "
                 f"row {bad + 1}; "
                 "correct or remove the row"
             ) from None
@@ -135,7 +138,7 @@ class _Columns:
             bad = int(np.flatnonzero(~good)[0])
             raise ManifestMismatch(
                 f"{self._path}: expected finite numbers in column {name} of {self.where}, found "
-                f"{texts[bad]!r} in row "
+                f"{reprlib.repr(texts[bad])} in row "
                 f"{bad + 1}; correct or remove the row"
             )
         return values
@@ -240,9 +243,9 @@ def _split_image_names(texts: list[str], path: Path) -> tuple[NDArray[np.int64],
         if not at:
             names.append(text)
             continue
-        if not (number.isdecimal() and 0 < int(number) < 2**31 and name):
+        if not (number.isdecimal() and len(number) <= _MOST_DIGITS and 0 < int(number) < 2**31 and name):
             raise ManifestMismatch(
-                f"{path}: expected rlnImageName like 000001@stack.mrcs, counted from 1, found {text!r} in "
+                f"{path}: expected rlnImageName like 000001@stack.mrcs, counted from 1, found {reprlib.repr(text)} in "
                 f"row {i + 1}; "
                 "correct or remove the row"
             )

@@ -1,4 +1,5 @@
 from dataclasses import replace
+import tracemalloc
 from pathlib import Path
 
 import gemmi
@@ -178,12 +179,27 @@ def test_a_missing_column_is_named(star, column: str, remedy: str) -> None:
         ("2@s.mrcs", "0@s.mrcs", "found '0@s.mrcs' in row 2"),
         ("2@s.mrcs", "x@s.mrcs", "found 'x@s.mrcs' in row 2"),
         ("1@s.mrcs 50000", "1@s.mrcs 0", "rlnMagnification above zero"),
+        ("2@s.mrcs", f"{'9' * 5000}@s.mrcs", r"found '99+\.\.\.9+@s.mrcs' in row 2"),
     ],
 )
 def test_a_bad_value_is_named(star, old: str, new: str, message: str) -> None:
     assert old in OLD
     with pytest.raises(ManifestMismatch, match=message):
         read_star(star(OLD.replace(old, new)))
+
+
+def test_one_long_item_does_not_widen_its_whole_column(star) -> None:
+    row = OLD.rstrip().rsplit("\n", 1)[1]
+    text = OLD + 2000 * f"{row}\n" + row.replace("12000", 20_000 * "x") + "\n"
+    path = star(text)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ManifestMismatch, match=r"found 'x+\.\.\.x+' in row 2004"):
+            read_star(path)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 50 * len(text)  # as an array of texts the column alone would be 160 MB, a thousand times the file
 
 
 def test_an_unknown_optics_group_is_named(star) -> None:
