@@ -19,7 +19,6 @@ _UNWRITABLE = frozenset(
         sqlite3.SQLITE_NOMEM,
     }
 )
-_HEADER_BYTES = 100
 _CORRUPT = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 
 
@@ -49,39 +48,14 @@ def ledger_error(path: Path, error: sqlite3.Error) -> StateError:
             "permissions: what is in the ledger is safe, and ingest goes on by itself"
         )
     if primary in _CORRUPT:
-        return _corrupt(path, f"SQLite says {error}")
+        return ledger_corrupt(path, f"SQLite says {error}")
     return StateError(
         f"{path}: expected a streamrecon ledger, SQLite says {error}; set another session.output_dir to start anew"
     )
 
 
-def check_whole(path: Path, *, has_wal: bool) -> None:
-    """Raise LedgerCorrupt if a ledger was cut inside its last page, which SQLite would only find on reading that page.
-
-    Parameters
-    ----------
-    path : Path
-        May be missing.
-    has_wal : bool
-        A write-ahead log lies beside it; it may complete the file, and SQLite looks after it.
-
-    Notes
-    -----
-    SQLite writes whole pages and has their size at offset 16 of the header, big-endian, 1 for 65536:
-    https://www.sqlite.org/fileformat.html
-    """
-    if has_wal or not path.is_file():
-        return
-    with path.open("rb") as file:
-        header = file.read(_HEADER_BYTES)
-    size = path.stat().st_size
-    page = int.from_bytes(header[16:18], "big")
-    page = 65536 if page == 1 else page
-    if size > 0 and (len(header) < _HEADER_BYTES or page == 0 or size % page):
-        raise _corrupt(path, f"found {size} bytes, no multiple of its pages of {page}")
-
-
-def _corrupt(path: Path, found: str) -> LedgerCorrupt:
+def ledger_corrupt(path: Path, found: str) -> LedgerCorrupt:
+    """Return the error for a ledger that was cut or altered; ``found`` says by what it shows."""
     return LedgerCorrupt(
         f"{path}: expected a streamrecon ledger, {found}; the file was cut or altered. Restore it from a copy, or "
         "start anew with another session.output_dir: what was folded stands in poses.rows and in the checkpoints, "

@@ -14,8 +14,9 @@ from typing import Literal
 
 from streamrecon.errors import CheckpointIncompatible, LedgerCorrupt, StateError, StateUnwritable
 from streamrecon.ingest.filesystem import filesystem_type, is_network
-from streamrecon.ingest.ledger_errors import check_whole, ledger_error
+from streamrecon.ingest.ledger_errors import ledger_error
 from streamrecon.ingest.ledger_migrations import CONTENTS, MIGRATIONS, VIEWS
+from streamrecon.ingest.ledger_whole import check_whole
 
 SCHEMA_VERSION = 4
 BatchState = Literal["queued", "leased", "folded", "withdrawn"]
@@ -169,7 +170,8 @@ class LedgerDatabase:
         if access == "own":
             self._claim()
         try:
-            check_whole(path, has_wal=self._has_wal())
+            if access == "own" or not self._wal.exists():  # one that is being written to may look cut
+                check_whole(path, self._wal)
             self.connection = self._connect(access)
         except LedgerCorrupt:
             self._release()
@@ -218,7 +220,7 @@ class LedgerDatabase:
 
     def _connect(self, access: Access) -> sqlite3.Connection:
         mode = {"own": "rwc", "share": "rw", "read": "ro"}[access]
-        if access == "read" and not self._has_wal() and not os.access(self.path.parent, os.W_OK):
+        if access == "read" and not self._wal.exists() and not os.access(self.path.parent, os.W_OK):
             # SQLite would want to make the log's index beside it; without a log nobody writes
             mode += "&immutable=1"
         uri = f"{self.path.absolute().as_uri()}?mode={mode}"
@@ -230,8 +232,9 @@ class LedgerDatabase:
             self.connection.execute("PRAGMA synchronous = FULL")
         self.connection.execute("PRAGMA foreign_keys = ON")
 
-    def _has_wal(self) -> bool:
-        return self.path.with_name(self.path.name + "-wal").exists()
+    @property
+    def _wal(self) -> Path:
+        return self.path.with_name(self.path.name + "-wal")
 
     def _check_version(self, session_name: str, access: Access) -> None:
         tables = self.connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]

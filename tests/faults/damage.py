@@ -3,6 +3,7 @@
 import logging
 import random
 import shutil
+from contextlib import closing
 from dataclasses import dataclass
 
 import pytest
@@ -82,19 +83,29 @@ def flip(path, at, bit):
 
 
 def cut_at_random(ledger, copy, choose, cuts):
-    """Cut copies of a ledger at random lengths; each must be refused as it is, and left as it is."""
+    """Cut copies of a ledger at random lengths; each must be refused as it is, and left as it is.
+
+    Half of them have the log beside them that a kill leaves.
+    """
     copy.parent.mkdir()
-    size = ledger.stat().st_size
+    log = copy.with_name(f"{copy.name}-wal")
+    shutil.copyfile(ledger, copy)
+    with closing(Ledger(copy)) as killed:
+        killed._database.put_meta("killed", "in mid-session")
+        contents = {copy: ledger.read_bytes(), log: log.read_bytes()}
     for number in range(cuts):
-        shutil.copyfile(ledger, copy)
-        length = choose.choice(range(4096, size, 4096)) if number % 2 else choose.randrange(1, size)
-        with copy.open("rb+") as file:
-            file.truncate(length)
-        before = copy.read_bytes()
+        length = (
+            choose.choice(range(4096, len(contents[copy]), 4096))
+            if number % 2
+            else choose.randrange(1, len(contents[copy]))
+        )
+        left = {copy: contents[copy][:length]} | ({log: contents[log]} if number // 2 % 2 else {})
+        log.unlink(missing_ok=True)
+        for path, content in left.items():
+            path.write_bytes(content)
         with pytest.raises(LedgerCorrupt, match=f"{copy}.*Restore"):
             Ledger(copy).close()
-        assert copy.read_bytes() == before, f"a ledger cut to {length} bytes was changed"
-    copy.unlink()
+        assert all(path.read_bytes() == content for path, content in left.items()), f"cut to {length} bytes: changed"
 
 
 def go_on(session, choose):

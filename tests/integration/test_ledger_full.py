@@ -1,5 +1,7 @@
 """A ledger whose disk is full, then has room; and one that was cut. SQLite's own page limit stands for the disk."""
 
+import contextlib
+import shutil
 import sqlite3
 import threading
 import time
@@ -114,6 +116,67 @@ def test_a_cut_ledger_is_refused_and_left_as_it_is(tmp_path, length):
     assert path.read_bytes() == whole[:length]
     path.write_bytes(whole)
     Ledger(path).close()
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory):
+    """A ledger as a kill leaves it: most of it in the file, its last pages in the log beside it only."""
+    folder = tmp_path_factory.mktemp("killed")
+    path, kept = folder / "l.sqlite", folder / "kept.sqlite"
+    with contextlib.closing(Ledger(path)) as ledger:
+        database = ledger._database
+
+        def put(first, last):
+            with database.transaction():
+                for i in range(first, last):
+                    database.put_meta(f"key{i}", 2000 * "x")
+
+        put(0, 100)
+        ledger._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        put(100, 130)
+        for name in ("", "-wal"):
+            shutil.copyfile(f"{path}{name}", f"{kept}{name}")
+    return kept
+
+
+def opened_after(killed, folder, n_bytes):
+    path = folder / "l.sqlite"
+    for name in ("", "-wal"):
+        shutil.copyfile(f"{killed}{name}", f"{path}{name}")
+    with path.open("rb+") as file:
+        file.truncate(n_bytes)
+    with contextlib.closing(Ledger(path)) as ledger:
+        return [ledger._database.meta(f"key{i}") for i in (0, 99, 129)]
+
+
+def test_a_ledger_that_was_killed_is_whole_with_its_log(killed, tmp_path):
+    assert opened_after(killed, tmp_path, killed.stat().st_size) == 3 * [2000 * "x"]
+
+
+@pytest.mark.parametrize("cut", [1, 4096, 4097, 50_000, 150_000])
+def test_a_ledger_cut_beside_its_log_is_refused_and_left_as_it_is(killed, tmp_path, cut):
+    n_bytes = killed.stat().st_size - cut
+    with pytest.raises(LedgerCorrupt, match=r"l\.sqlite.*found \d+ pages of 4096 bytes where it says \d+.*Restore"):
+        opened_after(killed, tmp_path, n_bytes)
+    assert (tmp_path / "l.sqlite").read_bytes() == killed.read_bytes()[:n_bytes]
+    assert (tmp_path / "l.sqlite-wal").read_bytes() == killed.with_name("kept.sqlite-wal").read_bytes()
+
+
+def test_what_a_cut_took_may_lie_in_the_log(killed, tmp_path):
+    """A kill while the log is written into the file: it may have grown by some of its new pages only."""
+    path = tmp_path / "l.sqlite"
+    for name in ("", "-wal"):
+        shutil.copyfile(f"{killed}{name}", f"{path}{name}")
+    before = path.stat().st_size
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+        grown = path.stat().st_size
+        assert grown > before + 2 * 4096
+        shutil.copyfile(path, tmp_path / "half.sqlite")
+        shutil.copyfile(f"{path}-wal", tmp_path / "half.sqlite-wal")
+    half = tmp_path / "half.sqlite"
+    (tmp_path / "again").mkdir()
+    assert opened_after(half, tmp_path / "again", before + 4096) == 3 * [2000 * "x"]
 
 
 def test_a_folder_that_cannot_be_made_may_be_made_later(tmp_path):

@@ -1,5 +1,5 @@
-from dataclasses import replace
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import gemmi
