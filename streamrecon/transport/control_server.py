@@ -34,6 +34,7 @@ from streamrecon.transport.control_schema import (
 )
 from streamrecon.transport.gate import Gate
 from streamrecon.transport.keys import ServerKeys
+from streamrecon.transport.seldom import Seldom
 
 # of orders not yet answered; whoever sends more at once is told to wait
 MOST_ORDERS = 100
@@ -106,6 +107,7 @@ class ControlServer:
         self._look = look
         self._curve = curve
         self._message_refused = message_refused
+        self._seldom = Seldom()
         self._tickets = tickets.Tickets()
         self._answers: queue.Queue[tuple[bytes, Reply]] = queue.Queue()
         self._open = 0
@@ -247,7 +249,8 @@ class ControlServer:
 
     def _refuse(self, route: bytes, kind: str, text: str) -> None:
         self._message_refused(kind)
-        _log.warning("control_refused", reason=kind, text=text[:500])
+        if times := self._seldom.due(kind):
+            _log.warning("control_refused", reason=kind, times=times, text=text[:500])
         self._send(route, Refusal(PROTOCOL_VERSION, kind, text))
 
 

@@ -14,6 +14,7 @@ from zmq.auth.thread import ThreadAuthenticator
 
 from streamrecon.transport.handshake import HandshakeWatch
 from streamrecon.transport.keys import ROLES, Role, ServerKeys
+from streamrecon.transport.seldom import Seldom
 
 # from zmq.h, where it is fixed, but not in pyzmq: without an answer from ZAP nobody comes in
 _ZAP_ENFORCE_DOMAIN = 93
@@ -38,6 +39,7 @@ class Gate:
     ) -> None:
         self._keys = keys
         self._refused = refused
+        self._seldom = Seldom()
         self._watches: list[HandshakeWatch] = []
         self._authenticator: ThreadAuthenticator | None = None
         if keys is not None:
@@ -62,8 +64,9 @@ class Gate:
         for watch in self._watches:
             for reason in watch.failures():
                 self._refused(reason)
-                if reason != "unknown_key":  # logged with the key already
-                    _log.warning("peer_refused", reason=reason)
+                # an unknown key is logged with the key already
+                if reason != "unknown_key" and (times := self._seldom.due(reason)):
+                    _log.warning("peer_refused", reason=reason, times=times)
 
     def close(self) -> None:
         """Stop; before the sockets are closed."""

@@ -18,7 +18,7 @@ from benchmarks.common import machine
 from tests.faults import sections
 
 _REPORT = "report"
-PARTS = ("kills", "visits", "disk", "damage", "peers", "subscribers", "soak", "memory")
+PARTS = ("kills", "visits", "disk", "damage", "peers", "strangers", "subscribers", "soak", "memory")
 
 
 def main():

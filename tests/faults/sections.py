@@ -11,6 +11,7 @@ from tests.faults.kills import run_kills
 from tests.faults.memory import run_memory
 from tests.faults.peers import run_peers
 from tests.faults.soak import STORE_MEGABYTES, run_soak
+from tests.faults.strangers import run_strangers
 from tests.faults.subscribers import run_subscribers
 
 # between two samples, which are two seconds apart
@@ -130,6 +131,32 @@ def peers(folder, options):
 
 No process ended or was started again. Memory grew: {grown}. Descriptors before and after: {fds}.
 `streamrecon_ingest_messages_dropped_total` counted {r.dropped:.0f}. All {r.particles} particles were folded exactly once.
+"""
+
+
+def strangers(folder, options):
+    """Who does not belong."""
+    r = run_strangers(folder, seed=options.seed)
+    kinds = list(dict.fromkeys(who for _, who in r.knocked))
+    doors = list(dict.fromkeys(door for door, _ in r.knocked))
+    rows = "\n".join(
+        f"| {who} | {' | '.join(str(r.knocked.get((door, who), 'comes in')) for door in doors)} |" for who in kinds
+    )
+    counted = ", ".join(f"{reason} {n}" for reason, n in sorted(r.counted.items()) if n)
+    logged = ", ".join(f"{reason} {n}" for reason, n in sorted(r.logged.items()) if n)
+    return f"""## Strangers, and commands said again
+
+A daemon with keys at work, and who knocked at its doors with what so often. None of them was sent a byte, and each was counted.
+
+| | {" | ".join(doors)} |
+| --- |{" --- |" * len(doors)}
+{rows}
+
+A command of the operator's was said again, byte for byte, on its connection, on another one, to the worker that came after a `kill -9`,
+and with a ticket that was another connection's: {r.replays} times in all, of which {r.replays_counted} were counted as replayed and none was obeyed.
+
+Connections counted as refused: {counted} (who hangs up first on plaintext is chance; ZeroMQ dials again by itself). Lines of the log: {logged} (each key once at
+each door, all else once a minute). All {r.particles} particles were folded exactly once.
 """
 
 

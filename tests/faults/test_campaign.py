@@ -10,6 +10,7 @@ from tests.faults.disk import run_full_disk, small_disk
 from tests.faults.kills import VICTIMS, run_kills
 from tests.faults.peers import SOCKETS, run_peers
 from tests.faults.soak import PARTICLES_A_STACK, run_soak
+from tests.faults.strangers import run_strangers
 from tests.faults.subscribers import run_subscribers
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")]
@@ -47,6 +48,13 @@ def test_hostile_peers_on_every_socket(tmp_path):
     report = run_peers(tmp_path, seconds=5.0)
     assert {name.split(":")[0] for name in report.attacks} == set(SOCKETS)
     assert report.dropped > 0
+
+
+def test_strangers_are_refused_counted_and_logged(tmp_path):
+    report = run_strangers(tmp_path, rounds=1)
+    # of five doors each is open to one of three keys
+    assert len(report.knocked) == 5 * 4
+    assert report.replays_counted == report.replays == 4
 
 
 def test_subscribers_that_never_read(tmp_path):
