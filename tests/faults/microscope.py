@@ -43,7 +43,7 @@ class PacedSession(Session):
             text = self.config.read_text().replace("scan_seconds = 2.0", "scan_seconds = 0.5")
             text = text.replace("batch_wait_seconds = 2.0", "batch_wait_seconds = 0.2\nbatch_size = 25")
             self.config.write_text(text)
-        self.particles = particles
+        self.particles, self.per_micrograph = particles, per_micrograph
         incoming, self.incoming = self.incoming, self.folder / "stage"
         try:
             self.simulate(
@@ -66,7 +66,7 @@ class PacedSession(Session):
 
     @property
     def particles_delivered(self):
-        return self.particles - self.micrographs_left * PER_MICROGRAPH
+        return self.particles - self.micrographs_left * self.per_micrograph
 
     def deliver(self, micrographs=1):
         """Move the next micrographs into the watched folder."""

@@ -163,19 +163,26 @@ each door, all else once a minute). All {r.particles} particles were folded exac
 def subscribers(folder, options):
     """Fifty subscribers."""
     r = run_subscribers(folder, seed=options.seed)
-    turns = ", ".join(f"{1000 * a[0]:.2f} / {1000 * w[0]:.2f}" for a, w in zip(r.alone, r.watched, strict=True))
+    turns = ", ".join(f"{1000 * a[0]:.2f} / {1000 * w[0]:.2f}" for a, w in zip(r.alone, r.watched, strict=False))
+    rows = "\n".join(
+        f"| {what} | {_middle(r.ratios(which))} | {_middle(r.noise(which))} |"
+        for which, what in enumerate(("processor time of the worker, all threads", "time by the clock"))
+    )
     return f"""## Fifty subscribers, half of them stalled
 
-{r.subscribers} subscribers to events and volumes, of which every second one never reads, by turns with none, within one run. Maps
-go out every 200 particles.
+{r.subscribers} subscribers to events and volumes, of which every second one never reads, by turns with none, within one run; each turn is held against the
+two beside it. Maps go out every 200 particles, some twice a second.
 
-| | |
-| --- | --- |
-| processor time of the worker, all threads, with by without (median of {len(r.alone)} turns) | {r.ratio(0):.3f} |
-| time by the clock a particle, with by without | {r.ratio(1):.3f} |
-| ms of processor a particle, without / with, turn by turn | {turns} |
-| messages read by the {r.subscribers // 2} that read | {r.read} |
+| a particle | {len(r.watched)} turns with subscribers, by those without: median and range | noise: turns without, by those without |
+| --- | --- | --- |
+{rows}
+
+ms of processor a particle, without / with, turn by turn: {turns}. The {r.subscribers // 2} that read were sent {r.read} messages.
 """
+
+
+def _middle(values):
+    return f"{np.median(values):.3f} [{min(values):.3f}, {max(values):.3f}]"
 
 
 def soak(folder, options):

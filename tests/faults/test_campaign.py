@@ -1,15 +1,15 @@
 """Short versions of the fault campaign; `make faults` runs the long ones."""
 
 import os
-import time
 
+import numpy as np
 import pytest
 
 from tests.faults.damage import run_damage
 from tests.faults.disk import run_full_disk, small_disk
 from tests.faults.kills import VICTIMS, run_kills
 from tests.faults.peers import SOCKETS, run_peers
-from tests.faults.soak import PARTICLES_A_STACK, run_soak
+from tests.faults.soak import PARTICLES_A_STACK, SoakReport, run_soak
 from tests.faults.strangers import run_strangers
 from tests.faults.subscribers import run_subscribers
 
@@ -58,13 +58,47 @@ def test_strangers_are_refused_counted_and_logged(tmp_path):
 
 
 def test_subscribers_that_never_read(tmp_path):
-    report = run_subscribers(tmp_path, subscribers=10, turns=1, turn_particles=200)
-    assert len(report.alone) == len(report.watched) == 1
+    report = run_subscribers(tmp_path, subscribers=10, turns=1, turn_particles=200, warm_up_particles=200)
+    assert len(report.ratios(0)) == 1
 
 
 def test_a_short_soak_loses_no_descriptor_and_no_particle(tmp_path):
-    began = time.monotonic()
     report = run_soak(tmp_path, seconds=8.0)
     assert report.particles == report.stacks * PARTICLES_A_STACK > 0
-    # the first particles lie there before the daemon runs, and wait while its kernels are compiled
-    assert 0 <= max(report.lag_seconds) < time.monotonic() - began
+    assert set(report.own_mib) == set(report.descriptors) == {"supervisor", "page", "ingest", "worker"}
+    assert 0.0 <= report.others_share <= 1.0
+
+
+class TestWhatASoakMayNotDo:
+    def soak(self, **changes):
+        """Two hours at a hundred particles a second, a sample every twenty seconds."""
+        at = np.arange(0.0, 7200.0, 20.0)
+        flat = {
+            "seconds": 7200.0,
+            "at": at.tolist(),
+            "folded": (100 * at).astype(int).tolist(),
+            "own_mib": {"ingest": (90.0 + at / 7200.0 * 10.0).tolist()},
+            "descriptors": {"ingest": [20 + i % 3 for i in range(len(at))]},
+            "lag_seconds": [20.0] * len(at),
+        }
+        return SoakReport(**flat | changes)
+
+    def test_what_is_known_of_each_stack_may_be_kept(self):
+        self.soak().check()
+        assert self.soak().bytes_a_stack("ingest") == pytest.approx(10 * 2**20 / 7200.0)
+
+    def test_no_more_than_that(self):
+        grows = np.linspace(90.0, 190.0, 360).tolist()
+        with pytest.raises(AssertionError, match="ingest grows"):
+            self.soak(own_mib={"ingest": grows}).check()
+        self.soak(own_mib={"ingest": grows}, seconds=600.0).check()  # too short to say
+
+    def test_descriptors_come_back(self):
+        with pytest.raises(AssertionError, match="ingest"):
+            self.soak(descriptors={"ingest": [20 + i // 20 for i in range(360)]}).check()
+
+    def test_the_map_keeps_up_in_the_end(self):
+        stood_still = [20.0] * 200 + [400.0] * 40 + [20.0] * 120
+        self.soak(lag_seconds=stood_still).check()
+        with pytest.raises(AssertionError, match="fell behind"):
+            self.soak(lag_seconds=[20.0] * 300 + [400.0] * 60).check()
