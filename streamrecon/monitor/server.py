@@ -6,20 +6,27 @@ that happens to the page can cost them.
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
+import socket
 import threading
+import time
 from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
+from typing import Any
 
 import structlog
 from prometheus_client import CollectorRegistry, generate_latest
 
 from streamrecon.errors import TransportError
-from streamrecon.monitor.forward import finish, forward
+from streamrecon.monitor.forward import MOST_AT_ONCE, finish, forward
 
 METRICS_CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+# pages that look on, Prometheus, and as much again
+MOST_CONNECTIONS = 2 * MOST_AT_ONCE
+REQUEST_SECONDS = 10.0
 _FETCH_SECONDS = 2.0
 _LAST_WORDS_SECONDS = 1.0
 
@@ -128,7 +135,39 @@ def _fetch(port: int, path: str) -> tuple[int | None, bytes]:
 
 
 class _Server(ThreadingHTTPServer):
+    """Threads and connections are bounded, and so is the time in which a request must have come as a whole."""
+
     daemon_threads = True
+
+    def __init__(self, address: tuple[str, int], handler: type[_Handler]) -> None:
+        self._open: dict[socket.socket, float] = {}
+        self._reading: set[socket.socket] = set()
+        super().__init__(address, handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if len(self._open) >= MOST_CONNECTIONS:
+            self.shutdown_request(request)
+            return
+        self._open[request] = time.monotonic()
+        self._reading.add(request)
+        super().process_request(request, client_address)
+
+    def has_asked(self, request: socket.socket) -> None:
+        """Take note that the request is here: the answer may take its time."""
+        self._reading.discard(request)
+
+    def shutdown_request(self, request: Any) -> None:
+        self._reading.discard(request)
+        self._open.pop(request, None)
+        super().shutdown_request(request)
+
+    def service_actions(self) -> None:
+        """Hang up on who takes too long to ask; between two connections, several times a second."""
+        latest = time.monotonic() - REQUEST_SECONDS
+        for request in [r for r in self._reading.copy() if self._open.get(r, latest) < latest]:
+            self._reading.discard(request)
+            with contextlib.suppress(OSError):  # it has gone by itself
+                request.shutdown(socket.SHUT_RDWR)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -136,9 +175,11 @@ class _Handler(BaseHTTPRequestHandler):
     get_health: Callable[[], tuple[bool, Health]]
     get_page: Callable[[], int | None]
     has_page: bool
-    timeout = 10  # a client that says nothing does not hold its thread for ever
+    server: _Server
+    timeout = REQUEST_SECONDS  # of one read or write
 
     def do_GET(self) -> None:
+        self.server.has_asked(self.connection)
         path = self.path.split("?", 1)[0]
         if path == "/metrics":
             self._answer(200, METRICS_CONTENT_TYPE, type(self).get_metrics())

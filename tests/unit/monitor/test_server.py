@@ -1,10 +1,14 @@
+import contextlib
 import http.client
 import json
+import socket
+import time
 
 import pytest
 from prometheus_client import CollectorRegistry
 
 from streamrecon.errors import TransportError
+from streamrecon.monitor import server as server_module
 from streamrecon.monitor.metrics import SupervisorMetrics
 from streamrecon.monitor.server import MonitorServer, fetch_metrics, registry_text
 
@@ -54,3 +58,41 @@ def test_an_occupied_port_is_told():
         pytest.raises(TransportError, match=r"cannot be bound.*monitor\.bind"),
     ):
         MonitorServer(f"127.0.0.1:{server.port}", lambda: b"", lambda: (True, {}))
+
+
+def dripping(port):
+    """Send a request byte by byte, without end; return once the server has hung up."""
+    deadline = time.monotonic() + 60
+    with socket.create_connection(("127.0.0.1", port), timeout=0.01) as sock:
+        sock.sendall(b"GET /metrics HTTP/1.0\r\nX-Long: ")
+        while time.monotonic() < deadline:
+            with contextlib.suppress(TimeoutError):
+                try:
+                    sock.sendall(b"x")
+                    if sock.recv(1) == b"":
+                        return
+                except (ConnectionResetError, BrokenPipeError):
+                    return
+    raise AssertionError("it is still listened to")
+
+
+def test_who_takes_too_long_to_ask_is_hung_up_on(monkeypatch):
+    monkeypatch.setattr(server_module, "REQUEST_SECONDS", 0.3)
+    with MonitorServer("127.0.0.1:0", lambda: b"figures", lambda: (True, {})) as server:
+        dripping(server.port)
+        assert get(server.port, "/metrics")[1] == b"figures"
+
+
+def test_connections_are_bounded_and_places_come_back(monkeypatch):
+    monkeypatch.setattr(server_module, "MOST_CONNECTIONS", 4)
+    with MonitorServer("127.0.0.1:0", lambda: b"figures", lambda: (True, {})) as server:
+        idle = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(4)]
+        with contextlib.closing(socket.create_connection(("127.0.0.1", server.port), timeout=60)) as fifth:
+            assert fifth.recv(1) == b""
+        assert fetch_metrics(server.port) is None
+        for sock in idle:
+            sock.close()
+        deadline = time.monotonic() + 60
+        while fetch_metrics(server.port) is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
