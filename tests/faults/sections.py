@@ -204,6 +204,7 @@ def soak_text(r):
             f"{max(counts[len(counts) // 5 :])} | {r.resident_mib[name][-1]:.0f} |"
         )
     lag = sorted(r.lag_seconds)
+    disk = ", ".join(f"{name} {mib:.0f} MiB" for name, mib in sorted(r.disk_mib.items()) if mib >= 1)
     return f"""## Soak
 
 {r.seconds / 60:.0f} minutes of stream, as fast as one thread of the engine folds it. Other programs used {r.others_share:.0%} of the machine's processors
@@ -224,7 +225,7 @@ folder that holds all files take at most a twentieth of a processor of ingest's 
 {chr(10).join(slopes)}
 
 Lag (age of the oldest particle not yet folded): median {lag[len(lag) // 2]:.1f} s, at most {lag[-1]:.1f} s. No process was started again;
-every particle is in the map.
+every particle is in the map. On disk: {disk}.
 """
 
 

@@ -58,10 +58,13 @@ class SoakReport:
     lag_seconds : list of float
     others_share : float
         Of the machine's processor time, what neither the daemon nor this program used.
+    disk_mib : dict of float, MiB
+        What lies in the session's folder at the end, by name.
     """
 
     seconds: float = 0.0
     others_share: float = 0.0
+    disk_mib: dict = field(default_factory=dict)
     particles: int = 0
     stacks: int = 0
     at: list = field(default_factory=list)
@@ -163,6 +166,10 @@ def run_soak(folder, *, seconds, seed=1, say=lambda _: None, series=None):
     expected = report.stacks * PARTICLES_A_STACK
     assert exported == expected, f"{exported} of {expected} are in the map"
     report.particles = exported
+    report.disk_mib = {
+        entry.name: sum(f.stat().st_size for f in (entry, *entry.rglob("*")) if f.is_file()) / 2**20
+        for entry in session.output.iterdir()
+    }
     if series is not None:
         report.keep(series)
     report.check()
