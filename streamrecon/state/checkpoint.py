@@ -1,15 +1,15 @@
 """Checkpoints: a folder of .npy arrays and a manifest that is there as a whole or not at all.
 
 checkpoints/
-  CURRENT                 name of the newest durable checkpoint
+  CURRENT                 name of the newest durable checkpoint, and its hash
   checkpoint-000123/      manifest.json and one .npy an array
   corrupt-000122/         the last one that failed verification, kept for a look
+  unused-000124/          one that was written and never became current, until it would have been pruned
 """
 
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import time
 from collections.abc import Mapping
@@ -21,13 +21,13 @@ import numpy as np
 import structlog
 
 from streamrecon.errors import CheckpointCorrupt, StateError, StateUnwritable
-from streamrecon.io.atomic import atomic_path, sync_folder
+from streamrecon.io.atomic import sync_folder
 from streamrecon.reconstruct.results import EngineState
 from streamrecon.state import manifest as manifests
+from streamrecon.state.current import CHECKPOINT, FILE_NAME, number_of, read_current, write_current
 
-_NAME = re.compile(r"^checkpoint-(\d{6,})$")
-_CURRENT = "CURRENT"
 _TEMPORARY_PREFIX = ".writing-"
+_UNUSED = "unused"
 
 _log = structlog.get_logger(__name__)
 
@@ -85,7 +85,7 @@ class CheckpointStore:
         """
         began = time.monotonic()
         number = max([0, *self._numbers()]) + 1
-        final = self.folder / f"checkpoint-{number:06d}"
+        final = self._path(number)
         temporary = self.folder / f"{_TEMPORARY_PREFIX}{number:06d}"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -95,8 +95,7 @@ class CheckpointStore:
             sync_folder(temporary)
             temporary.rename(final)
             sync_folder(self.folder)
-            with atomic_path(self.folder / _CURRENT) as pointer:
-                pointer.write_text(final.name + "\n", encoding="ascii")
+            write_current(self.folder, final.name)
             self._prune()
         except (OSError, TypeError, OverflowError) as error:
             # on a full disk what was begun takes the room that the next one needs
@@ -111,8 +110,9 @@ class CheckpointStore:
     def load_latest(self) -> LoadedCheckpoint | None:
         """Return the newest checkpoint that verifies, None if there never was one.
 
-        One that is newer than CURRENT was never acknowledged to anybody and is removed: what followed from
-        the state before it may differ. A corrupt one is logged and set aside, and the one before it is used.
+        One that is newer than CURRENT was never acknowledged to anybody and is put by: what followed from the
+        state before it may differ. Where CURRENT itself does not hold, the newest whole one is used, whatever
+        was acknowledged is in it. A corrupt one is logged and set aside, and the one before it is used.
 
         Raises
         ------
@@ -124,11 +124,9 @@ class CheckpointStore:
         if not self.folder.is_dir():
             return None
         numbers = self._numbers()
-        current = self._current()
-        if current is not None and current in numbers:
-            for number in [n for n in numbers if n > current]:
-                _log.info("checkpoint removed: it was not yet current", number=number)
-                shutil.rmtree(self._path(number))
+        current = self._current(numbers)
+        if current is not None:
+            self._put_by([n for n in numbers if n > current])
             numbers = [n for n in numbers if n <= current]
         found_corrupt: list[str] = []
         for number in sorted(numbers, reverse=True):
@@ -150,7 +148,10 @@ class CheckpointStore:
 
     def current_age(self, now: float) -> tuple[int, float] | None:
         """Return number and age in seconds of the newest durable checkpoint, unverified; None without one."""
-        number = self._current()
+        try:
+            number = read_current(self.folder)
+        except CheckpointCorrupt:
+            return None
         if number is None:
             return None
         try:
@@ -204,24 +205,44 @@ class CheckpointStore:
         scalars = {k: _from_plain(v) for k, v in manifest.scalars.items()}
         return LoadedCheckpoint(number, path, EngineState(arrays, scalars), manifest.extra)
 
-    def _path(self, number: int) -> Path:
-        return self.folder / f"checkpoint-{number:06d}"
+    def _path(self, number: int, kind: str = CHECKPOINT) -> Path:
+        return self.folder / f"{kind}-{number:06d}"
 
-    def _numbers(self) -> list[int]:
+    def _numbers(self, kind: str = CHECKPOINT) -> list[int]:
         if not self.folder.is_dir():
             return []
-        return sorted(int(m[1]) for p in self.folder.iterdir() if (m := _NAME.match(p.name)))
+        return sorted(n for p in self.folder.iterdir() if (n := number_of(p.name, kind)) is not None)
 
-    def _current(self) -> int | None:
+    def _current(self, numbers: list[int]) -> int | None:
+        """Return the number that CURRENT names, None if the newest whole checkpoint is to be used."""
+        using = "the newest whole checkpoint is used"
         try:
-            match = _NAME.match((self.folder / _CURRENT).read_text(encoding="ascii").strip())
-        except (OSError, UnicodeDecodeError):
+            current = read_current(self.folder)
+        except CheckpointCorrupt as error:
+            _log.warning(using, reason=str(error))
             return None
-        return int(match[1]) if match else None
+        if current is None or current in numbers:
+            return current
+        _log.warning(using, reason=f"{self.folder / FILE_NAME}: names checkpoint {current}, found {numbers}")
+        return None
 
     def _prune(self) -> None:
-        for number in self._numbers()[: -self._keep]:
+        numbers = self._numbers()
+        for number in numbers[: -self._keep]:
             shutil.rmtree(self._path(number))
+        if len(numbers) >= self._keep:
+            for number in self._numbers(_UNUSED):
+                if number <= numbers[-self._keep]:
+                    shutil.rmtree(self._path(number, _UNUSED))
+
+    def _put_by(self, numbers: list[int]) -> None:
+        """Take checkpoints out of the row of those that are used; they are pruned as they would have been."""
+        for number in numbers:
+            _log.info("checkpoint put by: it was not yet current", number=number)
+            unused = self._path(number, _UNUSED)
+            if unused.exists():
+                shutil.rmtree(unused)
+            self._path(number).rename(unused)
 
     def _remove_leftovers(self) -> None:
         for path in self.folder.glob(f"{_TEMPORARY_PREFIX}*"):

@@ -3,13 +3,14 @@
 import logging
 import random
 import shutil
+from collections import Counter
 from contextlib import closing
 from dataclasses import dataclass
 
 import pytest
 import structlog
 
-from streamrecon.errors import CheckpointCorrupt, LedgerCorrupt
+from streamrecon.errors import LedgerCorrupt
 from streamrecon.ingest.ledger import Ledger
 from streamrecon.state.checkpoint import CheckpointStore
 from tests.e2e.daemon import ended
@@ -23,6 +24,7 @@ class DamageReport:
 
     flips: int
     flips_of_manifest: int
+    flips_of_current: int
     cuts: int
     particles: int
     refusal: str
@@ -40,36 +42,44 @@ def run_damage(folder, *, flips=1000, cuts=200, seed=1):
     session = PacedSession(folder, 12 * PER_MICROGRAPH, seed=seed)
     session.deliver(6)
     session.finish()
-    manifest_flips = flip_at_random(session.output / "checkpoints", folder / "alone", choose, flips)
+    hits = flip_at_random(session.output / "checkpoints", folder / "copy", choose, flips)
     cut_at_random(session.output / "ledger.sqlite", folder / "cut" / "ledger.sqlite", choose, cuts)
     refusal = go_on(session, choose)
     particles, _ = assert_exactly_once(session)
-    return DamageReport(flips, manifest_flips, cuts, particles, refusal)
+    return DamageReport(flips, hits["manifest.json"], hits["CURRENT"], cuts, particles, refusal)
 
 
 def flip_at_random(checkpoints, folder, choose, flips):
-    """Flip one bit of the newest checkpoint, many times over; return how often the manifest was hit.
+    """Flip one bit of CURRENT or the newest checkpoint, many times over; return how often each file was hit.
 
-    Every second time it is the manifest, which is short beside the arrays.
+    Each time the newest of what is whole must be used. Every second time it is the manifest, and every eighth
+    CURRENT, which are short beside the arrays.
     """
-    newest = max(checkpoints.glob("checkpoint-*"))
-    shutil.copytree(newest, folder / newest.name)
+    shutil.copytree(checkpoints, folder)
     store = CheckpointStore(folder)
-    assert store.load_latest() is not None
-    files = sorted((folder / newest.name).iterdir())
-    hits = 0
+    newest = max(folder.glob("checkpoint-*"))
+    numbers = sorted(int(path.name.removeprefix("checkpoint-")) for path in folder.glob("checkpoint-*"))
+    assert len(numbers) >= 2
+    assert store.load_latest().number == numbers[-1]
+    files = sorted(newest.iterdir())
+    hits = Counter()
     # a thousand times the same complaint helps nobody
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     for number in range(flips):
-        path = folder / newest.name / "manifest.json" if number % 2 else choose.choice(files)
-        hits += path.name == "manifest.json"
+        short = folder / "CURRENT" if number % 8 == 0 else newest / "manifest.json"
+        path = choose.choice(files) if number % 2 else short
+        hits[path.name] += 1
         at, bit = choose.randrange(path.stat().st_size), 1 << choose.randrange(8)
         flip(path, at, bit)
-        with pytest.raises(CheckpointCorrupt, match=str(folder)):
-            store.load_latest()
+        used = store.load_latest().number
+        corrupt = folder / newest.name.replace("checkpoint", "corrupt")
+        assert used == (numbers[-1] if path.parent == folder else numbers[-2]), f"{path}: bit {bit} of byte {at}"
+        assert corrupt.exists() == (path.parent != folder)
+        if corrupt.exists():
+            corrupt.rename(newest)
         flip(path, at, bit)
     structlog.reset_defaults()
-    assert store.load_latest() is not None
+    assert store.load_latest().number == numbers[-1]
     return hits
 
 

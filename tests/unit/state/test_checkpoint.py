@@ -6,6 +6,7 @@ import threading
 
 import numpy as np
 import pytest
+from structlog.testing import capture_logs
 
 from streamrecon.errors import CheckpointCorrupt, CheckpointIncompatible, StateError
 from streamrecon.reconstruct.results import EngineState
@@ -144,13 +145,80 @@ def test_a_torn_save_leaves_the_one_before(store, monkeypatch):
     assert store.load_latest().extra == {"i": 3}
 
 
-def test_one_that_never_became_current_is_removed(store):
+def test_one_that_never_became_current_is_put_by_and_pruned_as_the_others_are(store):
     store.save(make_state(1.0), {"i": 1})
     pointer = (store.folder / "CURRENT").read_bytes()
     store.save(make_state(2.0), {"i": 2})
     (store.folder / "CURRENT").write_bytes(pointer)
-    assert store.load_latest().extra == {"i": 1}
-    assert [p.name for p in sorted(store.folder.glob("checkpoint-*"))] == ["checkpoint-000001"]
+    for _ in range(2):
+        assert store.load_latest().extra == {"i": 1}
+        assert names(store, "*-0*") == ["checkpoint-000001", "unused-000002"]
+    for i in (3, 4, 5):
+        store.save(make_state(), {"i": i})
+        assert (store.folder / "unused-000002").exists() == (i < 5)
+    assert names(store, "*-0*") == [f"checkpoint-{n:06d}" for n in (2, 3, 4)]
+    assert store.load_latest().extra == {"i": 5}
+
+
+def test_where_one_is_put_by_twice_the_later_stays(store):
+    store.save(make_state(), {"i": 1})
+    pointer = (store.folder / "CURRENT").read_bytes()
+    for i in (2, 3):
+        store.save(make_state(), {"i": i})
+        (store.folder / "CURRENT").write_bytes(pointer)
+        assert store.load_latest().extra == {"i": 1}
+    assert names(store, "*-0*") == ["checkpoint-000001", "unused-000002"]
+    assert b'"i":3' in (store.folder / "unused-000002" / "manifest.json").read_bytes()
+
+
+def names(store, pattern):
+    return sorted(path.name for path in store.folder.glob(pattern))
+
+
+@pytest.fixture
+def three(store):
+    for i in (1, 2, 3):
+        store.save(make_state(), {"i": i})
+    return store
+
+
+def test_no_bit_of_current_costs_a_checkpoint(three):
+    pointer = three.folder / "CURRENT"
+    good, there = pointer.read_bytes(), names(three, "*")
+    for at in range(8 * len(good)):
+        altered = bytearray(good)
+        altered[at // 8] ^= 1 << at % 8
+        pointer.write_bytes(altered)
+        with capture_logs() as logs:
+            assert three.load_latest().extra == {"i": 3}
+        assert [(log["log_level"], str(pointer) in log["reason"]) for log in logs] == [("warning", True)]
+        assert names(three, "*") == there
+        assert three.current_age(0.0) is None
+    pointer.write_bytes(good)
+    assert three.current_age(0.0)[0] == 3
+
+
+@pytest.mark.parametrize("found", [b"", b"checkpoint-00", b"checkpoint-000002 blake2b:", b"\xff" * 10])
+def test_where_current_does_not_hold_the_newest_whole_checkpoint_is_used(three, found):
+    (three.folder / "CURRENT").write_bytes(found)
+    flip_byte(three.folder / "checkpoint-000003" / "manifest.json")
+    assert three.load_latest().extra == {"i": 2}
+    assert names(three, "*-0*") == ["checkpoint-000001", "checkpoint-000002", "corrupt-000003"]
+
+
+@pytest.mark.parametrize("lost", ["CURRENT", "checkpoint-000003"])
+def test_current_or_what_it_names_may_be_gone(three, lost):
+    path = three.folder / lost
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert three.load_latest().extra == {"i": 3 if lost == "CURRENT" else 2}
+    assert len(names(three, "checkpoint-*")) == (3 if lost == "CURRENT" else 2)
+
+
+def test_current_as_earlier_releases_wrote_it_is_read(three):
+    """Without a hash."""
+    (three.folder / "CURRENT").write_bytes(b"checkpoint-000002\n")
+    assert three.load_latest().extra == {"i": 2}
+    assert names(three, "*-0*") == ["checkpoint-000001", "checkpoint-000002", "unused-000003"]
 
 
 def test_objects_are_not_saved_and_not_read(store):
