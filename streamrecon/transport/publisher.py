@@ -29,6 +29,7 @@ from streamrecon.transport import drafts, schema
 from streamrecon.transport.drafts import Draft
 from streamrecon.transport.gate import Gate
 from streamrecon.transport.keys import ServerKeys
+from streamrecon.transport.seldom import Seldom
 
 EVENT_QUEUE_LENGTH = 1000
 EVENT_HIGH_WATER_MARK = 1000
@@ -155,6 +156,7 @@ class Publisher:
         self._stopping = threading.Event()
         self._failure: Exception | None = None
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._seldom = Seldom()
         self._gate = Gate(self._context, curve, refused)
         try:
             self._events, self.events = self._bind(zmq.XPUB, events, EVENT_HIGH_WATER_MARK)
@@ -331,7 +333,8 @@ class Publisher:
         try:
             topics = schema.decode_snapshot_request(request).topics or schema.TOPICS
         except TransportError as error:
-            _log.warning("snapshot request dropped", reason=str(error))
+            if times := self._seldom.due("request"):
+                _log.warning("snapshot request dropped", reason=str(error)[:500], times=times)
             return
         # the volumes may be more than the peer takes: a ROUTER drops then, and the peer asks again
         for topic, frames in self._last.items():
