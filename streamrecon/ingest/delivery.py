@@ -13,6 +13,7 @@ from streamrecon.errors import IngestError
 from streamrecon.ingest.fingerprint import digests_at
 from streamrecon.ingest.ledger import Ledger
 from streamrecon.ingest.ledger_batches import decode_body
+from streamrecon.ingest.ledger_chain import identities_of
 from streamrecon.ingest.ledger_contents import STACK_MISSING, Place
 from streamrecon.ingest.ledger_schema import BatchRecord
 from streamrecon.ingest.scan import look_at
@@ -37,7 +38,7 @@ class Delivery:
 
     def identities(self, batch: BatchRecord) -> list[str]:
         """Return the identities of a batch, in order."""
-        return _identities(decode_body(batch))
+        return identities_of(batch.body)
 
     def prepare(
         self, batch: BatchRecord, *, by_reference: bool
@@ -52,7 +53,7 @@ class Delivery:
             Empty if the batch can be sent.
         """
         table = decode_body(batch)
-        identities = _identities(table)
+        identities = identities_of(batch.body)
         table, bad = self._locate(batch, table, identities)
         box_size = table.optics_groups[0].box_size
         message = Batch(
@@ -62,6 +63,7 @@ class Delivery:
             identities=identities,
             by_reference=by_reference,
             box_size=box_size,
+            link=batch.link,
             stack_bytes=self._ledger.stack_sizes(table.stack_names) if by_reference else [],
         )
         if by_reference or bad:
@@ -139,10 +141,3 @@ class _Look:
             return False
         # one that has changed may have grown, or hold others by now
         return unchanged or place.image is None or digests_at(path, [place.section]) == [place.image]
-
-
-def _identities(table: TableWire) -> list[str]:
-    names = table.stack_names
-    return [
-        f"{index + 1:06d}@{names[stack]}" for index, stack in zip(table.stack_index, table.stack_number, strict=True)
-    ]

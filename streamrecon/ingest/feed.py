@@ -226,8 +226,17 @@ class FeedServer:
                 f"{hello.session}; give the worker an empty checkpoint folder, or bring back "
                 "the ledger"
             )
-            _log.error("worker_refused", worker=hello.worker_id, reason=reason)
-            self._send(route, ErrorReply("session_mismatch", reason))
+            self._turn_away(route, hello, reason)
+            return
+        misfit = self._batches.chain.misfit(hello.folded[-1][1] if hello.folded else 0, hello.tip)
+        if misfit:
+            reason = (
+                f"{self._ledger.path}: {misfit} with worker {hello.worker_id}: this ledger is an older copy of the one "
+                "that made the worker's batches, and has not made them, or gave their numbers to other particles. Put "
+                "the newer ledger back, or begin a new session in another session.output_dir: nothing is lost, the "
+                "particles are folded again from their files"
+            )
+            self._turn_away(route, hello, reason)
             return
         newly_folded, refused, requeued = self._batches.synchronise(hello.worker_id, hello.folded, hello.held)
         before = self._workers.get(hello.worker_id)
@@ -267,6 +276,11 @@ class FeedServer:
             self._note_drain(hello.worker_id)
         if self._draining:
             self._send(route, Drained())
+
+    def _turn_away(self, route: bytes, hello: Hello, reason: str) -> None:
+        """Tell a worker that its checkpoint is not of this ledger; nothing of what it says is believed."""
+        _log.error("worker_refused", worker=hello.worker_id, reason=reason)
+        self._send(route, ErrorReply("session_mismatch", reason))
 
     def _refuse(self, worker: _Worker | None, worker_id: str, batch_ids: Sequence[int], route: bytes = b"") -> None:
         """Tell a worker that it has batches it must not have, and take everything else back from it."""

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
+from streamrecon.ingest.ledger_chain import BatchChain
 from streamrecon.ingest.ledger_schema import BatchRecord, LedgerDatabase
 from streamrecon.transport.feed_schema import in_ranges
 from streamrecon.transport.table_wire import ParticleRow, TableWire, table_from_rows, table_to_wire
@@ -15,11 +16,17 @@ _ROW_DECODER = msgspec.json.Decoder(ParticleRow)
 
 
 class BatchLedger:
-    """Batches of ready particles; ids ascend and are never used again."""
+    """Batches of ready particles; ids ascend and are never used again.
+
+    Attributes
+    ----------
+    chain : BatchChain
+    """
 
     def __init__(self, database: LedgerDatabase) -> None:
         self._database = database
         self._connection = database.connection
+        self.chain = BatchChain(database.connection)
 
     def ready_rows(self, limit: int) -> list[tuple[int, ParticleRow]]:
         """Return the oldest particles that wait for a batch, with their numbers in the ledger."""
@@ -38,6 +45,7 @@ class BatchLedger:
                 (len(rows), body, rows[0][0], rows[-1][0], time.time()),
             )
             batch_id = int(cursor.lastrowid or 0)
+            self.chain.append(batch_id, [row.identity for _, row in rows])
             self._connection.executemany(
                 "UPDATE particles SET state = 'queued', batch_id = ? WHERE id = ?",
                 [(batch_id, number) for number, _ in rows],
@@ -52,7 +60,8 @@ class BatchLedger:
     def get(self, batch_id: int) -> BatchRecord | None:
         """Return a batch."""
         row = self._connection.execute(
-            "SELECT id, state, n, worker, body FROM batches WHERE id = ?", (batch_id,)
+            "SELECT id, state, n, worker, body, lower(hex(link)) FROM batches JOIN links ON batch_id = id WHERE id = ?",
+            (batch_id,),
         ).fetchone()
         return None if row is None else BatchRecord(*row)
 

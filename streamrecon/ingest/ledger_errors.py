@@ -57,7 +57,7 @@ def ledger_error(path: Path, error: sqlite3.Error) -> StateError:
 def ledger_corrupt(path: Path, found: str) -> LedgerCorrupt:
     """Return the error for a ledger that was cut or altered; ``found`` says by what it shows."""
     return LedgerCorrupt(
-        f"{path}: expected a streamrecon ledger, {found}; the file was cut or altered. Restore it from a copy, or "
-        "start anew with another session.output_dir: what was folded stands in poses.rows and in the checkpoints, "
-        "and these fit no other ledger"
+        f"{path}: expected a streamrecon ledger, {found}; the file was cut or altered. Restore it from a copy "
+        "that is as new as the checkpoints, or start anew with another session.output_dir: what was folded stands in "
+        "poses.rows and in the checkpoints, and these fit no other ledger"
     )

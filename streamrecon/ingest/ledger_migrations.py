@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import sqlite3
+from collections.abc import Callable
+
+from streamrecon.ingest.ledger_chain import CHAIN, link_all
+
 # A content is a list of images: which files hold it, and which particle each of its images is. ``before`` is the
 # content that lay under a name before it was written anew; ``copy_of`` the file that had the images first.
 CONTENTS = """
@@ -56,7 +61,10 @@ INSERT INTO places (content, section, particle) SELECT coalesce(latest.number, f
 DROP TABLE held;
 DROP TABLE lay;
 """,
+    "4": CHAIN,
 }
+# what a script cannot say, after it
+FILLS: dict[str, Callable[[sqlite3.Connection], None]] = {"4": link_all}
 # what lets a reader, who may not migrate, take an older ledger for a new one
 _NO_FILES = "CREATE TEMP TABLE files (name TEXT, content INTEGER, before INTEGER, copy_of TEXT);\n"
 VIEWS = {
@@ -66,4 +74,5 @@ CREATE TEMP TABLE requests (id INTEGER, path TEXT, identity TEXT, at REAL);
 {_NO_FILES}""",
     "2": _NO_FILES,
     "3": _NO_FILES,
+    "4": "",
 }

@@ -14,11 +14,12 @@ from typing import Literal
 
 from streamrecon.errors import CheckpointIncompatible, LedgerCorrupt, StateError, StateUnwritable
 from streamrecon.ingest.filesystem import filesystem_type, is_network
+from streamrecon.ingest.ledger_chain import CHAIN
 from streamrecon.ingest.ledger_errors import ledger_error
-from streamrecon.ingest.ledger_migrations import CONTENTS, MIGRATIONS, VIEWS
+from streamrecon.ingest.ledger_migrations import CONTENTS, FILLS, MIGRATIONS, VIEWS
 from streamrecon.ingest.ledger_whole import check_whole
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 BatchState = Literal["queued", "leased", "folded", "withdrawn"]
 Access = Literal["own", "share", "read"]
 _BUSY_SECONDS = 10.0
@@ -83,13 +84,17 @@ class FileRecord:
 
 @dataclass(frozen=True)
 class BatchRecord:
-    """A batch: ``body`` is the JSON of its table, the same bytes for as long as the batch lives."""
+    """A batch: ``body`` is the JSON of its table, the same bytes for as long as the batch lives; ``link`` its place.
+
+    See `BatchChain`.
+    """
 
     batch_id: int
     state: BatchState
     n: int
     worker: str
     body: bytes
+    link: str
 
 
 @dataclass(frozen=True)
@@ -240,7 +245,7 @@ class LedgerDatabase:
         tables = self.connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
         if tables == 0 and access == "own":
             with self.transaction():
-                self._execute_all(_TABLES + CONTENTS)
+                self._execute_all(_TABLES + CONTENTS + CHAIN)
                 self.put_meta("schema_version", str(SCHEMA_VERSION))
                 self.put_meta("session", uuid.uuid4().hex)
                 self.put_meta("session_name", session_name)
@@ -265,6 +270,8 @@ class LedgerDatabase:
         with self.transaction():
             while version in MIGRATIONS:
                 self._execute_all(MIGRATIONS[version])
+                if (fill := FILLS.get(version)) is not None:
+                    fill(self.connection)
                 version = str(int(version) + 1)
                 self.put_meta("schema_version", version)
         return version

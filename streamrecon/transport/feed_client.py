@@ -59,6 +59,8 @@ class FeedClient:
         Ids in the worker's durable checkpoint.
     session : str
         The session that checkpoint belongs to (`session` of the client that filled it), "" without one.
+    folded_link : str
+        What `link` said of the highest id in it, "" if that is not known.
     credits : int
         So many batches are sent ahead.
     hostname : str or None
@@ -71,8 +73,9 @@ class FeedClient:
 
     Notes
     -----
-    Drive it so: `poll`, fold, and once a checkpoint is durable `ack` the ids in it. The ids acknowledged and
-    the session go into the checkpoint and come back here as ``folded`` and ``session`` after a restart.
+    Drive it so: `poll`, fold, and once a checkpoint is durable `ack` the ids in it. The ids acknowledged, the
+    `link` of the highest and the session go into the checkpoint and come back here as ``folded``, ``folded_link``
+    and ``session`` after a restart.
     A batch that was handed out but not acknowledged when the process ends is sent again, under the same id
     with the same content. If the ingester restarts, the client says Hello by itself and goes on.
 
@@ -93,6 +96,7 @@ class FeedClient:
         *,
         folded: Iterable[int] = (),
         session: str = "",
+        folded_link: str = "",
         credits: int = 4,
         hostname: str | None = None,
         curve: ClientKeys | None = None,
@@ -103,7 +107,9 @@ class FeedClient:
         self._welcome: Welcome | None = None
         self._drained = False
         self._paused = False
-        self._link = FeedLink(endpoint, worker_id, hostname or socket.gethostname(), credits, session, folded, curve)
+        self._link = FeedLink(
+            endpoint, worker_id, hostname or socket.gethostname(), credits, session, folded, folded_link, curve
+        )
 
     def __enter__(self) -> FeedClient:
         return self
@@ -176,6 +182,14 @@ class FeedClient:
         ids = list(batch_ids)
         if ids:
             self._link.acknowledge(ids)
+
+    def link(self, batch_id: int) -> str:
+        """Return the link in the ledger's chain of a batch that is held, or of the highest that is durable.
+
+        It goes into the checkpoint with the ids: by it a ledger is told that was put back from an older copy and gave
+        the same ids to other particles. "" if it is not known.
+        """
+        return self._link.link(batch_id)
 
     def nack(self, batch_id: int, kind: str, reason: str) -> None:
         """Give back a batch that cannot be folded: its particles are quarantined under ``kind``."""

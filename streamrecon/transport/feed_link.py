@@ -60,6 +60,7 @@ class FeedLink:
         credits: int,
         session: str,
         folded: Iterable[int],
+        folded_link: str = "",
         curve: ClientKeys | None = None,
     ) -> None:
         self.inbox: queue.Queue[tuple[IngestMessage, NDArray[np.float32] | None]] = queue.Queue()
@@ -70,7 +71,9 @@ class FeedLink:
         self._lock = threading.Lock()
         self._session = session
         self._folded = set(folded)
-        self._held: set[int] = set()
+        # the highest folded batch whose link is known
+        self._folded_tip: tuple[int, str] = (max(self._folded, default=0), folded_link)
+        self._held: dict[int, str] = {}  # with the link of each
         self._waiting = 0
         self._drain = False
         self._stop = threading.Event()
@@ -100,17 +103,23 @@ class FeedLink:
             self._waiting -= 1
             self._outbox.put(Credit(1))
 
+    def link(self, batch_id: int) -> str:
+        """Return the link of a batch that is held or the highest folded one, "" if it is not known."""
+        with self._lock:
+            return self._held.get(batch_id) or (self._folded_tip[1] if batch_id == self._folded_tip[0] else "")
+
     def acknowledge(self, batch_ids: list[int]) -> None:
         """Say that the worker holds these batches in a durable checkpoint."""
         with self._lock:
             self._folded.update(batch_ids)
-            self._held.difference_update(batch_ids)
+            links = [(i, self._held.pop(i, "")) for i in batch_ids]
+            self._folded_tip = max([self._folded_tip, *((i, link) for i, link in links if link)])
             self._outbox.put(Ack(batch_ids))
 
     def give_back(self, batch_id: int, kind: str, reason: str) -> None:
         """Say that the worker cannot use a batch; it may come again in another form."""
         with self._lock:
-            self._held.discard(batch_id)
+            self._held.pop(batch_id, None)
             self._outbox.put(Nack(batch_id, kind, reason))
 
     def drain(self) -> None:
@@ -188,10 +197,15 @@ class FeedLink:
                 session=self._session,
                 folded=compress_ids(self._folded),
                 held=sorted(self._held),
+                tip=self._tip(),
                 drain=self._drain,
             )
         if not self._send(hello):
             self._hello_at = now - _HELLO_SECONDS + _KNOCK_SECONDS
+
+    def _tip(self) -> tuple[int, str] | None:
+        """Return the highest batch, folded or held, of which the link is known, with its link."""
+        return max((tip for tip in (self._folded_tip, *self._held.items()) if tip[1]), default=None)
 
     def _receive(self, frames: list[bytes]) -> None:
         try:
@@ -212,13 +226,13 @@ class FeedLink:
             case ErrorReply():
                 self._welcome = None
                 self._refused = True
-            case Batch() if not self._is_new(message.batch_id):
+            case Batch() if not self._is_new(message.batch_id, message.link):
                 return
             case _:
                 pass
         self.inbox.put((message, pixels))
 
-    def _is_new(self, batch_id: int) -> bool:
+    def _is_new(self, batch_id: int, link: str) -> bool:
         with self._lock:
             known = batch_id in self._held or batch_id in self._folded
             if known:
@@ -226,6 +240,6 @@ class FeedLink:
             if batch_id in self._folded:
                 self._outbox.put(Ack([batch_id]))
             if not known:
-                self._held.add(batch_id)
+                self._held[batch_id] = link
                 self._waiting += 1
         return not known

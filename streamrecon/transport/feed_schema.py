@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from streamrecon.errors import ProtocolVersionError, TransportError
 from streamrecon.transport.table_wire import TableWire
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 MAX_HEADER_BYTES = 32 * 2**20
 MAX_PIXEL_BYTES = 8 * 2**30
 # what a worker says is short: its Hello, with a range for each hole in what it has folded, is the longest
@@ -33,14 +33,16 @@ BatchIds: TypeAlias = Annotated[list[BatchId], Meta(max_length=MAX_IDS)]
 Name: TypeAlias = Annotated[str, Meta(max_length=300)]
 Text: TypeAlias = Annotated[str, Meta(max_length=20_000)]
 IdRange: TypeAlias = tuple[BatchId, BatchId]
+Link: TypeAlias = Annotated[str, Meta(max_length=64)]
 
 
 class Hello(Struct, frozen=True, tag="hello", kw_only=True):
     """A worker's first message, and again whenever the server does not know it.
 
     ``folded`` are the batches in its durable checkpoint, as inclusive ranges; ``held`` those it has in memory
-    but has not made durable. ``session`` is the one its checkpoint belongs to, "" if it starts empty. ``drain``
-    repeats a Drain that the server may have missed.
+    but has not made durable. ``tip`` is the highest of all these whose link in the ledger's chain it knows, with the
+    link: an older copy of the ledger is told by it. ``session`` is the one its checkpoint belongs to, "" if it starts
+    empty. ``drain`` repeats a Drain that the server may have missed.
     """
 
     version: int
@@ -50,6 +52,7 @@ class Hello(Struct, frozen=True, tag="hello", kw_only=True):
     session: Name = ""
     folded: Annotated[list[IdRange], Meta(max_length=MAX_ID_RANGES)] = []
     held: BatchIds = []
+    tip: tuple[BatchId, Link] | None = None
     drain: bool = False
 
 
@@ -99,6 +102,8 @@ class Welcome(Struct, frozen=True, tag="welcome", kw_only=True):
 class Batch(Struct, frozen=True, tag="batch", kw_only=True):
     """One batch: rows whose ``stack_names`` are absolute paths, and their stable identities.
 
+    ``link`` is its place in the ledger's chain of batches.
+
     With ``by_reference`` the worker reads the images itself and ``stack_bytes`` (one a stack) lets it check
     that it sees the same files; else a frame of pixels follows.
     """
@@ -109,6 +114,7 @@ class Batch(Struct, frozen=True, tag="batch", kw_only=True):
     identities: Annotated[list[str], Meta(max_length=MAX_BATCH_ROWS)]
     by_reference: bool
     box_size: Annotated[int, Meta(ge=1, le=8192)]
+    link: Link = ""
     stack_bytes: list[int] = []
 
 

@@ -99,7 +99,8 @@ class Durability:
     def _start(self) -> None:
         self._at = time.monotonic()
         self._revisited = False
-        state, extra = self._reconstruction.state(self._feed.session)
+        link = self._feed.link(self._reconstruction.folded.last)
+        state, extra = self._reconstruction.state(self._feed.session, link)
         self._checkpointer.submit(state, extra, list(self.unacknowledged))
         self._control.checkpoint_started()
 

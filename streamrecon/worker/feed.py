@@ -23,6 +23,9 @@ class Feed(Protocol):
     def drained(self) -> bool:
         """Return True once nothing more will come."""
 
+    def link(self, batch_id: int) -> str:
+        """Return the link in the ledger's chain of a batch that was handed out, "" if it is not known."""
+
     def poll(self, timeout_seconds: float) -> tuple[int, ParticleBatch] | None:
         """Return the next batch, None if none comes in time."""
 

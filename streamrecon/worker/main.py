@@ -86,6 +86,7 @@ def run_worker(
                 _worker_id(output_dir),
                 folded=reconstruction.folded,
                 session=reconstruction.feed_session,
+                folded_link=reconstruction.folded_link,
                 credits=config.feed.credits,
                 curve=feed_keys,
                 root=config.watch.root,

@@ -22,7 +22,7 @@ from streamrecon.state.checkpoint import LoadedCheckpoint
 from streamrecon.state.compatibility import check_compatible
 from streamrecon.state.particle_store import ParticleStore
 from streamrecon.state.store_index import StoreIndex
-from streamrecon.worker.batch_ids import BatchIds
+from streamrecon.transport.batch_ids import BatchIds
 from streamrecon.worker.preprocess import Contrast, prepare, sampling_of
 from streamrecon.worker.record import WorkerRecord, compatibility_of
 from streamrecon.worker.tallies import Tallies
@@ -66,6 +66,7 @@ class Reconstruction:
         self._groups: dict[OpticsGroup, int] = {}
         self.folded = BatchIds()
         self.feed_session = ""
+        self.folded_link = ""
         self.contrast: Contrast | None = None
         self.sampling: tuple[int, float] | None = None
         self.engine: EngineLike | None = None
@@ -94,6 +95,7 @@ class Reconstruction:
         self._groups = {group: i for i, group in enumerate(record.optics_groups)}
         self.folded = BatchIds(record.folded)
         self.feed_session = record.feed_session
+        self.folded_link = record.folded_link
         self.contrast = record.contrast
         self.sampling = (record.box_size, record.pixel_size_angstrom)
         self.engine = self._make_engine(self._config, *self.sampling)
@@ -227,8 +229,8 @@ class Reconstruction:
             "the session resumes from its last checkpoint"
         )
 
-    def state(self, feed_session: str) -> tuple[EngineState, dict[str, Any]]:
-        """Return a copy of everything, as a checkpoint takes it."""
+    def state(self, feed_session: str, folded_link: str = "") -> tuple[EngineState, dict[str, Any]]:
+        """Return a copy of everything, as a checkpoint takes it; ``folded_link`` as in `WorkerRecord`."""
         if self.engine is None or self.sampling is None or self.contrast is None:
             raise StateError("nothing has been folded yet, there is no state to save")
         length = self._spool.length
@@ -237,6 +239,7 @@ class Reconstruction:
             compatibility=compatibility_of(self._config),
             feed_session=feed_session,
             folded=self.folded.ranges,
+            folded_link=folded_link,
             pose_spool_bytes=length.rows,
             pose_visits_bytes=length.visits,
             contrast=self.contrast,

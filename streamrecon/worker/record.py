@@ -25,6 +25,8 @@ class WorkerRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         The ledger that the batch numbers belong to.
     folded : list of (first, last)
         Batches in the state.
+    folded_link : str
+        The link of the last of them in the ledger's chain, by which another ledger is told; "" if it is not known.
     pose_spool_bytes, pose_visits_bytes : int
         Length of the pose table that belongs to the state, and that of what visits found.
     contrast : str
@@ -36,6 +38,7 @@ class WorkerRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     compatibility: dict[str, Any]
     feed_session: str
     folded: list[tuple[int, int]]
+    folded_link: str = ""
     pose_spool_bytes: int
     pose_visits_bytes: int = 0
     contrast: Contrast

@@ -13,13 +13,14 @@ from tests.integration.ingest_helpers import Bench, images, put_stack_and_star
 # what version 3 knew: which images a stack began with, by its first name, and where those lie that were renamed
 TO_VERSION_3 = f"""
 CREATE TABLE held AS SELECT name AS stack, first, sample, sections, number FROM files JOIN contents ON number = content;
-DROP TABLE places; DROP TABLE files; DROP TABLE contents;
+DROP TABLE places; DROP TABLE files; DROP TABLE contents; DROP TABLE links;
 {MIGRATIONS["2"]}
 INSERT INTO contents SELECT * FROM held; DROP TABLE held;
 UPDATE meta SET value = '3' WHERE key = 'schema_version';
 """
 TO_VERSION_2 = (
-    "DROP TABLE places; DROP TABLE files; DROP TABLE contents; UPDATE meta SET value = '2' WHERE key = 'schema_version'"
+    "DROP TABLE places; DROP TABLE files; DROP TABLE contents; DROP TABLE links;"
+    "UPDATE meta SET value = '2' WHERE key = 'schema_version'"
 )
 
 

@@ -168,6 +168,7 @@ def _worker_messages():
         session="x",
         folded=[(1, 4), (7, 9)],
         held=[5, 6],
+        tip=(9, "00ff"),
     )
     return [s.encode(m) for m in (hello, s.Credit(2), s.Ack([1, 2, 3]), s.Nack(4, "k", "r"), s.Heartbeat(), s.Bye())]
 

@@ -49,7 +49,10 @@ CREATE TABLE quarantine (
 );
 INSERT INTO meta VALUES ('schema_version', '1'), ('session', 'abc'), ('session_name', 'old');
 INSERT INTO stacks VALUES ('a.mrcs', 'ready', 10, 20, 8, 5, '', 1.0);
-INSERT INTO batches VALUES (7, 'folded', 1, 'w', x'7b7d', 1.0, 2.0, 3.0, 4.0);
+INSERT INTO batches VALUES (
+    7, 'folded', 1, 'w', CAST('{"stack_names":["a.mrcs"],"stack_number":[0],"stack_index":[0]}' AS BLOB),
+    1.0, 2.0, 3.0, 4.0
+);
 INSERT INTO particles VALUES (1, '000001@a.mrcs', 'a.mrcs', 0, 'queued', 1.0, x'7b7d', 7);
 INSERT INTO quarantine VALUES (1, 'bad.mrcs', '', 'stack_corrupt', 'why', 5.0);
 """

@@ -124,7 +124,7 @@ def hello(**changes):
 @pytest.mark.parametrize(
     "message",
     [
-        hello(folded=[(1, 5), (7, 7)], held=[6]),
+        hello(folded=[(1, 5), (7, 7)], held=[6], tip=(7, "0f")),
         Credit(3),
         Ack([1, 2]),
         Nack(3, "k", "why"),
@@ -196,9 +196,9 @@ def test_identities_that_do_not_match_the_rows():
 
 
 def test_other_versions_are_told_apart_from_garbage():
-    with pytest.raises(ProtocolVersionError, match="speaks feed protocol 2, this side 1"):
-        decode_worker_message(encode(hello(version=2)))
-    welcome = Welcome(version=2, session="s", session_name="n", lease_seconds=1.0)
+    with pytest.raises(ProtocolVersionError, match="speaks feed protocol 1, this side 2"):
+        decode_worker_message(encode(hello(version=1)))
+    welcome = Welcome(version=1, session="s", session_name="n", lease_seconds=1.0)
     with pytest.raises(ProtocolVersionError):
         decode_ingest_message(encode(welcome))
 
@@ -244,7 +244,7 @@ def test_ids_as_ranges_are_the_same_ids(ids):
 @pytest.mark.parametrize("folded", [[(3, 2)], [(1, 4), (4, 5)], [(5, 6), (1, 2)], [(1, 2**62), (1, 2**62)]])
 def test_ranges_that_do_not_ascend_are_refused(folded):
     """Overlapping ones could make the ingester count to any number of batches."""
-    hello = Hello(version=1, worker_id="w", hostname="h", credits=1, folded=folded)
+    hello = Hello(version=PROTOCOL_VERSION, worker_id="w", hostname="h", credits=1, folded=folded)
     with pytest.raises(TransportError, match="ascending ranges"):
         decode_worker_message(encode(hello))
 

@@ -95,6 +95,11 @@ class SumEngine:
         self.seen = state.scalars["seen"]
 
 
+def link_of(batch_id):
+    """Return what the ledger's chain has at a batch."""
+    return f"link {batch_id}"
+
+
 class Ledger:
     """What an ingester knows: survives the worker."""
 
@@ -104,8 +109,8 @@ class Ledger:
         self.acked = set()
         self.nacked = {}
 
-    def connect(self, folded, session):
-        if session not in ("", self.session):
+    def connect(self, folded, session, folded_link):
+        if session not in ("", self.session) or (folded and folded_link != link_of(max(folded))):
             raise AssertionError("checkpoint of another ledger")
         self.acked |= set(folded)
         return FakeFeed(self)
@@ -123,6 +128,9 @@ class FakeFeed:
     @property
     def drained(self):
         return set(self.ledger.batches) <= self.ledger.acked | set(self.ledger.nacked)
+
+    def link(self, batch_id):
+        return link_of(batch_id)
 
     def poll(self, timeout_seconds):
         for batch_id, batch in self.ledger.batches.items():

@@ -37,7 +37,9 @@ class Session:
         store = CheckpointStore(self.folder / "checkpoints")
         self.reconstruction = Reconstruction(self.config, self.engine, self.folder / SPOOL_NAME, store.load_latest())
         try:
-            self.feed = self.ledger.connect(self.reconstruction.folded, self.reconstruction.feed_session)
+            self.feed = self.ledger.connect(
+                self.reconstruction.folded, self.reconstruction.feed_session, self.reconstruction.folded_link
+            )
             worker = Worker(
                 self.config, self.feed, self.reconstruction, store, self.publisher, self.metrics, self.control
             )

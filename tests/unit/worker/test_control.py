@@ -85,7 +85,7 @@ class Bench:
 
             session.feed.poll, self.control.turn = polled, turned
 
-        drained = type(self.session.ledger.connect(set(), "")).drained
+        drained = type(self.session.ledger.connect(set(), "", "")).drained
         try:
             return self.session.start(stop, sabotage)
         finally:

@@ -121,7 +121,9 @@ class Session:
         deadline = time.monotonic() + 240
         store = CheckpointStore(self.folder / "checkpoints")
         self.reconstruction = Reconstruction(self.config, VisitEngine, self.folder / SPOOL_NAME, store.load_latest())
-        feed = self.ledger.connect(self.reconstruction.folded, self.reconstruction.feed_session)
+        feed = self.ledger.connect(
+            self.reconstruction.folded, self.reconstruction.feed_session, self.reconstruction.folded_link
+        )
         type(feed).drained = property(lambda _: False)
         stop, left = threading.Event(), [turns]
         poll = feed.poll

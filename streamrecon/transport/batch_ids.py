@@ -28,6 +28,11 @@ class BatchIds:
         """Return the ranges: what a checkpoint stores."""
         return list(self._ranges)
 
+    @property
+    def last(self) -> int:
+        """Return the highest number, 0 if there is none."""
+        return self._ranges[-1][1] if self._ranges else 0
+
     def __contains__(self, batch_id: int) -> bool:
         at = bisect_right(self._ranges, batch_id, key=lambda r: r[0]) - 1
         return at >= 0 and batch_id <= self._ranges[at][1]

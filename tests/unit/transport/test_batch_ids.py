@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamrecon.worker.batch_ids import BatchIds
+from streamrecon.transport.batch_ids import BatchIds
 
 ids = st.lists(st.integers(1, 40), max_size=60)
 
