@@ -17,7 +17,7 @@ import zmq
 from streamrecon.errors import ProtocolVersionError, TransportError
 from streamrecon.ingest.delivery import Delivery
 from streamrecon.ingest.ledger import Ledger
-from streamrecon.ingest.ledger_schema import BatchRecord
+from streamrecon.ingest.ledger_schema import BatchRecord, BatchStanding
 from streamrecon.ingest.metrics import IngestMetrics, NoIngestMetrics
 from streamrecon.transport.feed_schema import (
     MAX_WORKER_MESSAGE_BYTES,
@@ -357,7 +357,7 @@ class FeedServer:
         for kind, _ in bad.values():
             self._metrics.quarantined(kind)
 
-    def _note_folded(self, folded: Sequence[BatchRecord], worker_id: str) -> None:
+    def _note_folded(self, folded: Sequence[BatchStanding], worker_id: str) -> None:
         for batch in folded:
             self._metrics.batch_folded(batch.n)
             if batch.worker not in ("", worker_id) and batch.worker in self._workers:

@@ -8,10 +8,11 @@ from collections.abc import Iterable, Mapping, Sequence
 import msgspec
 
 from streamrecon.ingest.ledger_chain import BatchChain
-from streamrecon.ingest.ledger_schema import BatchRecord, LedgerDatabase
-from streamrecon.transport.feed_schema import in_ranges
+from streamrecon.ingest.ledger_schema import BatchRecord, BatchStanding, LedgerDatabase
+from streamrecon.transport.feed_schema import MAX_BATCH_ID, in_ranges
 from streamrecon.transport.table_wire import ParticleRow, TableWire, table_from_rows, table_to_wire
 
+_MOST_REFUSED = 10  # are named
 _ROW_DECODER = msgspec.json.Decoder(ParticleRow)
 
 
@@ -65,6 +66,11 @@ class BatchLedger:
         ).fetchone()
         return None if row is None else BatchRecord(*row)
 
+    def standing(self, batch_id: int) -> BatchStanding | None:
+        """Return where a batch stands, without its body."""
+        row = self._connection.execute("SELECT id, state, n, worker FROM batches WHERE id = ?", (batch_id,)).fetchone()
+        return None if row is None else BatchStanding(*row)
+
     def lease_next(self, worker: str) -> BatchRecord | None:
         """Lend the queued batch with the lowest id to a worker."""
         with self._database.transaction():
@@ -96,21 +102,21 @@ class BatchLedger:
         )
         return cursor.rowcount
 
-    def fold(self, batch_ids: Iterable[int], worker: str) -> tuple[list[BatchRecord], list[int]]:
+    def fold(self, batch_ids: Iterable[int], worker: str) -> tuple[list[BatchStanding], list[int]]:
         """Mark batches as folded by a worker, in its durable checkpoint.
 
         Returns
         -------
-        folded : list of BatchRecord
+        folded : list of BatchStanding
             Those that were not folded before, as they were.
         refused : list of int
             Ids the ledger does not know, has withdrawn, or knows as folded by another worker.
         """
-        folded: list[BatchRecord] = []
+        folded: list[BatchStanding] = []
         refused: list[int] = []
         with self._database.transaction():
             for batch_id in batch_ids:
-                batch = self.get(batch_id)
+                batch = self.standing(batch_id)
                 if batch is None or batch.state == "withdrawn":
                     refused.append(batch_id)
                 elif batch.state == "folded":
@@ -118,15 +124,18 @@ class BatchLedger:
                         refused.append(batch_id)
                 else:
                     folded.append(batch)
-                    self._connection.execute(
-                        "UPDATE batches SET state = 'folded', worker = ?, folded_at = ? WHERE id = ?",
-                        (worker, time.time(), batch_id),
-                    )
+            self._mark_folded(folded, worker)
         return folded, refused
+
+    def _mark_folded(self, batches: Iterable[BatchStanding], worker: str) -> None:
+        self._connection.executemany(
+            "UPDATE batches SET state = 'folded', worker = ?, folded_at = ? WHERE id = ?",
+            [(worker, time.time(), batch.batch_id) for batch in batches],
+        )
 
     def synchronise(
         self, worker: str, folded: Sequence[tuple[int, int]], held: Sequence[int]
-    ) -> tuple[list[BatchRecord], list[int], list[int]]:
+    ) -> tuple[list[BatchStanding], list[int], list[int]]:
         """Make the ledger agree with what a worker says it has.
 
         Its checkpoint is the truth about what it folded: a batch the ledger has as folded by this worker, but
@@ -143,29 +152,32 @@ class BatchLedger:
 
         Returns
         -------
-        newly_folded : list of BatchRecord
+        newly_folded : list of BatchStanding
         refused : list of int
-            Ids of ``folded`` or ``held`` the worker must not have: unknown, withdrawn or another worker's.
+            Ids of ``folded`` or ``held`` the worker must not have: unknown, withdrawn or another worker's. Some of
+            them, if there are many.
         requeued : list of int
+
+        Notes
+        -----
+        A long session has hundreds of thousands of batches, and nearly all are as both sides have them. So those are
+        only counted, range by range in an index, and none of them is read.
         """
-        known = self._connection.execute("SELECT coalesce(max(id), 0) FROM batches").fetchone()[0]
         keep = set(held)
         with self._database.transaction():
-            refused = [last for _, last in folded if last > known]
-            ids = [i for first, last in folded for i in range(first, min(last, known) + 1)]
-            newly_folded, more = self.fold(ids, worker)
-            refused += more
-            mine = self._connection.execute(
-                "SELECT id FROM batches WHERE state IN ('leased', 'folded') AND worker = ? ORDER BY id",
-                (worker,),
-            ).fetchall()
-            requeued = [i for (i,) in mine if i not in keep and not in_ranges(i, folded)]
+            unfolded = self._connection.execute(
+                "SELECT id, state, n, worker FROM batches WHERE state IN ('queued', 'leased') ORDER BY id"
+            )
+            newly_folded = [b for b in (BatchStanding(*row) for row in unfolded) if in_ranges(b.batch_id, folded)]
+            self._mark_folded(newly_folded, worker)
+            refused = [i for first, last in folded for i in self._not_folded_by(worker, first, last)]
+            requeued = [i for i in self._held_beside(worker, folded) if i not in keep]
             self._connection.executemany(
                 "UPDATE batches SET state = 'queued', worker = '', folded_at = NULL WHERE id = ?",
                 [(i,) for i in requeued],
             )
             for batch_id in held:
-                batch = self.get(batch_id)
+                batch = self.standing(batch_id)
                 if batch is None or batch.state == "withdrawn" or batch.worker not in ("", worker):
                     refused.append(batch_id)
                 elif batch.state != "folded" or not in_ranges(batch_id, folded):
@@ -174,6 +186,38 @@ class BatchLedger:
                         (worker, time.time(), batch_id),
                     )
         return newly_folded, refused, requeued
+
+    def _not_folded_by(self, worker: str, first: int, last: int) -> list[int]:
+        """Return some of the ids in a range that a worker has not folded, if there are any."""
+        (n,) = self._connection.execute(
+            "SELECT count(*) FROM batches WHERE state = 'folded' AND worker = ? AND id BETWEEN ? AND ?",
+            (worker, first, last),
+        ).fetchone()
+        if n == last - first + 1:
+            return []
+        others = self._connection.execute(
+            "SELECT id FROM batches WHERE id BETWEEN ? AND ? AND NOT (state = 'folded' AND worker = ?)"
+            " ORDER BY id LIMIT ?",
+            (first, last, worker, _MOST_REFUSED),
+        )
+        # none that is there: then there are numbers in it that were never given
+        return [i for (i,) in others] or [last]
+
+    def _held_beside(self, worker: str, folded: Sequence[tuple[int, int]]) -> list[int]:
+        """Return the ids that a worker has been lent or has folded and that are in none of the ranges."""
+        leased = self._connection.execute(
+            "SELECT id FROM batches WHERE state = 'leased' AND worker = ?", (worker,)
+        ).fetchall()
+        beside = [i for (i,) in leased if not in_ranges(i, folded)]
+        firsts = [1, *(last + 1 for _, last in folded)]
+        lasts = [*(first - 1 for first, _ in folded), MAX_BATCH_ID]
+        for first, last in zip(firsts, lasts, strict=True):
+            found = self._connection.execute(
+                "SELECT id FROM batches WHERE state = 'folded' AND worker = ? AND id BETWEEN ? AND ?",
+                (worker, first, last),
+            )
+            beside += [i for (i,) in found]
+        return sorted(beside)
 
     def withdraw(self, batch_id: int, bad: Mapping[str, tuple[str, str]]) -> int:
         """Take back a batch that cannot be delivered; return how many of its particles are ready again.

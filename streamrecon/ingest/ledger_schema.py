@@ -83,16 +83,22 @@ class FileRecord:
 
 
 @dataclass(frozen=True)
-class BatchRecord:
-    """A batch: ``body`` is the JSON of its table, the same bytes for as long as the batch lives; ``link`` its place.
-
-    See `BatchChain`.
-    """
+class BatchStanding:
+    """Where a batch of ``n`` particles stands, and who has it."""
 
     batch_id: int
     state: BatchState
     n: int
     worker: str
+
+
+@dataclass(frozen=True)
+class BatchRecord(BatchStanding):
+    """A batch: ``body`` is the JSON of its table, the same bytes for as long as the batch lives; ``link`` its place.
+
+    See `BatchChain`.
+    """
+
     body: bytes
     link: str
 

@@ -13,6 +13,7 @@ import zmq
 from numpy.typing import NDArray
 
 from streamrecon.errors import ProtocolVersionError, TransportError
+from streamrecon.transport.batch_ids import BatchIds
 from streamrecon.transport.feed_schema import (
     MAX_PIXEL_BYTES,
     PROTOCOL_VERSION,
@@ -70,9 +71,9 @@ class FeedLink:
         self._credits = credits
         self._lock = threading.Lock()
         self._session = session
-        self._folded = set(folded)
+        self._folded = BatchIds(folded.ranges if isinstance(folded, BatchIds) else compress_ids(folded))
         # the highest folded batch whose link is known
-        self._folded_tip: tuple[int, str] = (max(self._folded, default=0), folded_link)
+        self._folded_tip: tuple[int, str] = (self._folded.last, folded_link)
         self._held: dict[int, str] = {}  # with the link of each
         self._waiting = 0
         self._drain = False
@@ -111,7 +112,8 @@ class FeedLink:
     def acknowledge(self, batch_ids: list[int]) -> None:
         """Say that the worker holds these batches in a durable checkpoint."""
         with self._lock:
-            self._folded.update(batch_ids)
+            for batch_id in batch_ids:
+                self._folded.add(batch_id)
             links = [(i, self._held.pop(i, "")) for i in batch_ids]
             self._folded_tip = max([self._folded_tip, *((i, link) for i, link in links if link)])
             self._outbox.put(Ack(batch_ids))
@@ -195,7 +197,7 @@ class FeedLink:
                 hostname=self._hostname,
                 credits=max(0, self._credits - self._waiting),
                 session=self._session,
-                folded=compress_ids(self._folded),
+                folded=self._folded.ranges,
                 held=sorted(self._held),
                 tip=self._tip(),
                 drain=self._drain,

@@ -27,8 +27,9 @@ MAX_BATCH_ROWS = 10_000
 MAX_IDS = 20_000
 MAX_ID_RANGES = 100_000
 
-# SQLite's integers end there
-BatchId: TypeAlias = Annotated[int, Meta(ge=1, le=2**63 - 1)]
+MAX_BATCH_ID = 2**63 - 1  # SQLite's integers end there
+
+BatchId: TypeAlias = Annotated[int, Meta(ge=1, le=MAX_BATCH_ID)]
 BatchIds: TypeAlias = Annotated[list[BatchId], Meta(max_length=MAX_IDS)]
 Name: TypeAlias = Annotated[str, Meta(max_length=300)]
 Text: TypeAlias = Annotated[str, Meta(max_length=20_000)]
