@@ -63,7 +63,7 @@ class Collector:
         if not scan.root_present:
             return
         self._followed.take_scan(scan, now)
-        self._copies.bring_back()
+        self._copies.seek_missing()
         for name in scan.unnameable:
             reason = f"{name}: expected a UTF-8 name, found this; rename it"
             self._reporter.set_aside(name, "unsupported_format", reason)
@@ -108,7 +108,10 @@ class Collector:
         What was found goes into the ledger at the end, in one transaction: on a disk, each costs a sync, and a session
         of ten thousand stacks would wait for twenty thousand of them.
         """
-        busy = self._look(now, time.monotonic() + budget_seconds)
+        began = time.monotonic()
+        # what waits to be examined has its share of the time, too
+        seeking = self._copies.bring_back(began + budget_seconds / 2)
+        busy = self._look(now, began + budget_seconds)
         self._stacks.record(now)
         with self._ledger.transaction():
             self._manifests.record()
@@ -116,7 +119,7 @@ class Collector:
                 self._report(now)
         if not busy:
             self._reporter.publish()
-        return busy
+        return busy or seeking
 
     def _look(self, now: float, end: float) -> bool:
         # Stacks first: the rows of a manifest stay in memory until its stacks are examined.

@@ -6,7 +6,9 @@ read again. All else is told image by image. Nothing depends on which file came 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import time
+from collections import defaultdict, deque
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -23,6 +25,7 @@ from streamrecon.transport.table_wire import ParticleRow
 
 _log = structlog.get_logger(__name__)
 _MOST_READ = 256  # sections at once
+_MOST_RELEASED = 256  # particles at once
 
 
 class Copies:
@@ -43,6 +46,7 @@ class Copies:
         self._ledger = ledger
         self._contents = ledger.contents
         self._metrics = metrics
+        self._missing: deque[int] = deque()
 
     def recall(self, stack: Stack) -> None:
         """Fill in what the ledger knows of a file by its name."""
@@ -101,22 +105,46 @@ class Copies:
         if content is not None:
             self._followed.take_back(self._ledger.release_content(content.number))
 
-    def bring_back(self) -> None:
-        """Take up particles again that could not be delivered because no file held their images, where one does now."""
-        there: dict[str, bool] = {}
-        back: set[int] = set()
-        for particle, place in self._contents.places_of_missing():
-            if place.name not in there:
-                sighting = look_at(self._root / place.name)
-                there[place.name] = sighting is not None and sighting.is_regular
-            if particle not in back and there[place.name] and self._is_at(place):
-                back.add(particle)
-        if not back:
-            return
-        with self._ledger.transaction():
-            rows = [row for particle in back for row in self._ledger.release_particle(particle)]
-        self._followed.take_back(rows)
-        _log.info("particles_found_again", particles=len(back))
+    def seek_missing(self) -> None:
+        """Have particles looked for that could not be delivered because no file held their images; see `bring_back`."""
+        if not self._missing:
+            self._missing.extend(self._contents.missing())
+
+    def bring_back(self, end: float) -> bool:
+        """Take up again those particles that are looked for and are there, until ``end`` in monotonic time.
+
+        Returns
+        -------
+        bool
+            True if some are left to be looked for: after an unmount it may be a whole session, and whoever waits for
+            the caller must not wait for all of it.
+        """
+        back = 0
+        while self._missing:
+            found = self._found([self._missing.popleft() for _ in range(min(_MOST_RELEASED, len(self._missing)))])
+            if found:
+                self._followed.take_back(self._ledger.release_particles(found))
+                back += len(found)
+            if time.monotonic() > end:
+                break
+        if back:
+            _log.info("particles_found_again", particles=back)
+        return bool(self._missing)
+
+    def _found(self, particles: Sequence[int]) -> list[int]:
+        """Return those of some particles of which a file holds the image; each file is opened once, if at all."""
+        wanted: defaultdict[str, list[tuple[int, Place]]] = defaultdict(list)
+        for particle in particles:
+            for place in self._contents.places_of(particle):
+                wanted[place.name].append((particle, place))
+        found: set[int] = set()
+        for name, places in wanted.items():
+            sighting = look_at(self._root / name)
+            if sighting is None or not sighting.is_regular:
+                continue
+            unchanged = self._ledger.stack_signature(name) == (sighting.size, sighting.mtime_ns)
+            found.update(particle for particle, place in places if unchanged or particle in found or self._is_at(place))
+        return sorted(found)
 
     def add(
         self,

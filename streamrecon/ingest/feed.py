@@ -8,7 +8,6 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
@@ -16,9 +15,11 @@ import zmq
 
 from streamrecon.errors import ProtocolVersionError, TransportError
 from streamrecon.ingest.delivery import Delivery
+from streamrecon.ingest.feed_workers import MAX_CREDITS, ConnectedWorker, WaitingBytes
 from streamrecon.ingest.ledger import Ledger
 from streamrecon.ingest.ledger_schema import BatchRecord, BatchStanding
 from streamrecon.ingest.metrics import IngestMetrics, NoIngestMetrics
+from streamrecon.ingest.root import WatchedRoot
 from streamrecon.transport.feed_schema import (
     MAX_WORKER_MESSAGE_BYTES,
     PROTOCOL_VERSION,
@@ -46,15 +47,7 @@ _log = structlog.get_logger(__name__)
 _MAX_MESSAGES_A_POLL = 1000
 _MAX_DEAD_ROUTES = 1000
 _MAX_WAITING_MESSAGES = 100
-
-
-@dataclass
-class _Worker:
-    route: bytes
-    by_reference: bool
-    credits: int
-    last_heard: float
-    paused: bool = False
+_MAX_UNSENT_MESSAGES = 2 * MAX_CREDITS
 
 
 class FeedServer:
@@ -63,8 +56,8 @@ class FeedServer:
     Parameters
     ----------
     ledger : Ledger
-    root : Path
-        Stack names of the ledger are relative to it.
+    root : WatchedRoot or Path
+        Stack names of the ledger are relative to it. While it is away nothing is sent.
     endpoint : str
         Port 0 takes a free one; see `endpoint`.
     lease_seconds : float
@@ -91,7 +84,7 @@ class FeedServer:
     def __init__(
         self,
         ledger: Ledger,
-        root: Path,
+        root: WatchedRoot | Path,
         endpoint: str,
         lease_seconds: float,
         metrics: IngestMetrics | None = None,
@@ -100,21 +93,23 @@ class FeedServer:
     ) -> None:
         self._ledger = ledger
         self._batches = ledger.batches
-        self._delivery = Delivery(ledger, root)
+        self._root = root if isinstance(root, WatchedRoot) else WatchedRoot(root, ledger.good_files)
+        self._delivery = Delivery(ledger, self._root.path)
         self._lease_seconds = lease_seconds
         self._metrics = metrics or NoIngestMetrics()
         self._clock = clock
         self._draining = False
         self.drain_asked = False
-        self._workers: dict[str, _Worker] = {}
+        self._workers: dict[str, ConnectedWorker] = {}
+        self._waiting = WaitingBytes()
         self._superseded: dict[bytes, None] = {}
         # Workers that hold leases from before a restart have as long as any other to come back.
         self._absent_since = dict.fromkeys(self._batches.leases(), clock())
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._gate = Gate(self._context, curve, self._metrics.peer_refused)
         self._socket = self._context.socket(zmq.ROUTER)
-        # Credits bound what is under way, so nothing may be dropped for a full queue.
-        self._socket.set(zmq.SNDHWM, 0)
+        # Credits bound what is under way to a worker that reads: what is dropped beyond is nobody's.
+        self._socket.set(zmq.SNDHWM, _MAX_UNSENT_MESSAGES)
         self._socket.set(zmq.LINGER, 1000)
         self._socket.set(zmq.MAXMSGSIZE, MAX_WORKER_MESSAGE_BYTES)
         # of each worker, so many messages wait while we scan: they say little, and seldom
@@ -196,7 +191,7 @@ class FeedServer:
         worker = self._workers[worker_id]
         match message:
             case Credit():
-                worker.credits += message.n
+                worker.add_credits(message.n)
             case Ack():
                 folded, refused = self._batches.fold(message.batch_ids, worker_id)
                 self._note_folded(folded, worker_id)
@@ -249,7 +244,7 @@ class FeedServer:
             self._refuse(None, hello.worker_id, refused, route)
             return
         self._absent_since.pop(hello.worker_id, None)
-        self._workers[hello.worker_id] = _Worker(
+        self._workers[hello.worker_id] = ConnectedWorker(
             route, hello.hostname == socket.gethostname(), hello.credits, self._clock()
         )
         sampling = self._ledger.sampling()
@@ -282,7 +277,9 @@ class FeedServer:
         _log.error("worker_refused", worker=hello.worker_id, reason=reason)
         self._send(route, ErrorReply("session_mismatch", reason))
 
-    def _refuse(self, worker: _Worker | None, worker_id: str, batch_ids: Sequence[int], route: bytes = b"") -> None:
+    def _refuse(
+        self, worker: ConnectedWorker | None, worker_id: str, batch_ids: Sequence[int], route: bytes = b""
+    ) -> None:
         """Tell a worker that it has batches it must not have, and take everything else back from it."""
         reason = (
             f"{self._ledger.path}: worker {worker_id} has batches {list(batch_ids)[:10]} that the ledger "
@@ -294,16 +291,15 @@ class FeedServer:
         self._batches.requeue(worker_id)
         self._send(route if worker is None else worker.route, ErrorReply("lease_lost", reason))
 
-    def _nack(self, worker: _Worker, worker_id: str, nack: Nack) -> None:
+    def _nack(self, worker: ConnectedWorker, worker_id: str, nack: Nack) -> None:
         batch = self._batches.get(nack.batch_id)
         if batch is None or batch.state != "leased" or batch.worker != worker_id:
             return
         if nack.kind == STACK_UNREADABLE:
-            # Said only of batches by reference, of which several may be under way.
-            if worker.by_reference:
+            # Said only of batches by reference, of which several may be under way. It goes out next, under a credit.
+            self._batches.put_back(batch.batch_id)
+            if self._root.look() and worker.note_unreadable():
                 _log.warning("feed_sends_pixels", worker=worker_id, reason=nack.reason)
-            worker.by_reference = False
-            self._deliver(worker, batch)
             return
         _log.error("batch_rejected", worker=worker_id, batch=nack.batch_id, reason=nack.reason)
         bad = dict.fromkeys(self._delivery.identities(batch), (nack.kind, nack.reason))
@@ -331,26 +327,35 @@ class FeedServer:
 
     def _dispatch(self) -> None:
         for worker_id, worker in list(self._workers.items()):
-            while worker.credits > 0 and self._workers.get(worker_id) is worker:
-                batch = self._batches.lease_next(worker_id)
+            while worker.credits > 0 and self._waiting.has_room(worker.route):
+                # what is in a folder that is away is not gone: it waits
+                batch = self._batches.lease_next(worker_id) if self._root.look_now_and_then() else None
                 if batch is None:
                     # Said once each time the queue runs dry: the worker may use the time for a checkpoint.
                     if not worker.paused:
                         worker.paused = True
                         self._send(worker.route, Pause())
-                    return
-                worker.credits -= 1
+                    break
+                if not self._deliver(worker, batch):
+                    return  # one a round: whoever waits for us is not left alone with many
                 worker.paused = False
-                self._deliver(worker, batch)
 
-    def _deliver(self, worker: _Worker, batch: BatchRecord) -> None:
+    def _deliver(self, worker: ConnectedWorker, batch: BatchRecord) -> bool:
+        """Send a batch to whom it is lent; one that cannot be read is withdrawn, unless the whole folder is away."""
         message, pixels, bad = self._delivery.prepare(batch, by_reference=worker.by_reference)
         if bad:
+            if not self._root.look():
+                self._batches.put_back(batch.batch_id)
+                return False
             _log.error("batch_withdrawn", batch=batch.batch_id, reason=next(iter(bad.values()))[1])
             self._withdraw(batch, bad)
-            worker.credits += 1
-            return
-        self._send_frames(worker.route, encode(message, pixels))
+            return False
+        worker.note_sent()
+        frames = encode(message, pixels)
+        tracker = self._send_frames(worker.route, frames)
+        if tracker is not None:
+            self._waiting.add(worker.route, sum(map(len, frames)), tracker)
+        return True
 
     def _withdraw(self, batch: BatchRecord, bad: dict[str, tuple[str, str]]) -> None:
         self._batches.withdraw(batch.batch_id, bad)
@@ -367,6 +372,6 @@ class FeedServer:
     def _send(self, route: bytes, message: IngestMessage) -> None:
         self._send_frames(route, encode(message))
 
-    def _send_frames(self, route: bytes, frames: Sequence[bytes]) -> None:
+    def _send_frames(self, route: bytes, frames: Sequence[bytes]) -> zmq.MessageTracker | None:
         # A ROUTER drops what it cannot route; the lease brings the batch back.
-        self._socket.send_multipart([route, *frames], copy=False)
+        return self._socket.send_multipart([route, *frames], copy=False, track=True)

@@ -142,6 +142,14 @@ class Ledger:
         )
         return [FileRecord(*row) for row in rows]
 
+    def good_files(self, most: int) -> list[str]:
+        """Return as many names of followed stacks that were ready once; those that still are, and the latest, first."""
+        rows = self._connection.execute(
+            "SELECT name FROM stacks WHERE sections IS NOT NULL ORDER BY state = 'ready' DESC, changed_at DESC LIMIT ?",
+            (most,),
+        )
+        return [name for (name,) in rows]
+
     def stack_signature(self, name: str) -> tuple[int, int] | None:
         """Return (size, mtime_ns) of a stack as it was when it was last ready."""
         row = self._connection.execute(
@@ -235,6 +243,11 @@ class Ledger:
     def release_particle(self, number: int) -> list[ParticleRow]:
         """Forget a particle that had been set aside; as `release`."""
         return self._take_out("id = ?1", (number,))
+
+    def release_particles(self, numbers: Sequence[int]) -> list[ParticleRow]:
+        """Forget some hundred particles that had been set aside; as `release`, and at the cost of one."""
+        with self.transaction():
+            return self._take_out(f"id IN ({', '.join('?' * len(numbers))})", tuple(numbers))
 
     def _take_out(self, which: str, parameters: tuple[object, ...]) -> list[ParticleRow]:
         which = f"state = 'quarantined' AND {which}"

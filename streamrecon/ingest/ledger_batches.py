@@ -102,6 +102,12 @@ class BatchLedger:
         )
         return cursor.rowcount
 
+    def put_back(self, batch_id: int) -> None:
+        """Put a batch that is lent back in the queue."""
+        self._connection.execute(
+            "UPDATE batches SET state = 'queued', worker = '' WHERE state = 'leased' AND id = ?", (batch_id,)
+        )
+
     def fold(self, batch_ids: Iterable[int], worker: str) -> tuple[list[BatchStanding], list[int]]:
         """Mark batches as folded by a worker, in its durable checkpoint.
 

@@ -181,16 +181,15 @@ class ContentLedger:
         )
         return [Place(*row) for row in rows]
 
-    def places_of_missing(self) -> list[tuple[int, Place]]:
-        """Return where the images lay, as far as is known, that no file held when they were to be delivered."""
-        # CROSS JOIN: from what was set aside, which is little; SQLite's own choice began with all places of the session
+    def missing(self) -> list[int]:
+        """Return the particles of which no file held the images when they were to be delivered."""
+        # CROSS JOIN: from what was set aside, which is little beside all particles of the session
         rows = self._connection.execute(
-            "SELECT particle, name, section, image FROM quarantine CROSS JOIN particles USING (identity)"
-            " CROSS JOIN places ON particle = particles.id CROSS JOIN files USING (content)"
-            " WHERE kind = ? AND state = 'quarantined' ORDER BY particle, name",
+            "SELECT particles.id FROM quarantine CROSS JOIN particles USING (identity)"
+            " WHERE kind = ? AND state = 'quarantined' ORDER BY particles.id",
             (STACK_MISSING,),
         )
-        return [(particle, Place(*place)) for particle, *place in rows]
+        return [number for (number,) in rows]
 
     def places_of_batch(self, batch_id: int) -> dict[str, list[Place]]:
         """Return where the images of a batch lie, by identity; one that was never examined is not in it."""

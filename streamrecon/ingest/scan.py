@@ -103,6 +103,8 @@ class Scan:
     Parameters
     ----------
     wanted : Wanted
+    root_present : bool or None
+        Whether the root is there, from whoever knows more of it than that it is a folder.
 
     Attributes
     ----------
@@ -118,9 +120,9 @@ class Scan:
     Nothing is kept of a file: a list of them all would be the largest thing in ingest's memory.
     """
 
-    def __init__(self, wanted: Wanted) -> None:
+    def __init__(self, wanted: Wanted, *, root_present: bool | None = None) -> None:
         self._wanted = wanted
-        self.root_present = _is_folder(wanted.root)
+        self.root_present = _is_folder(wanted.root) if root_present is None else root_present
         self.unnameable: list[str] = []
         self.unreadable: list[str] = []
 

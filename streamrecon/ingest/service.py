@@ -18,6 +18,7 @@ from streamrecon.ingest.feed import FeedServer
 from streamrecon.ingest.ledger import LEDGER_NAME, Ledger
 from streamrecon.ingest.ledger_errors import ledger_error
 from streamrecon.ingest.metrics import IngestMetrics, NoIngestMetrics
+from streamrecon.ingest.root import WatchedRoot
 from streamrecon.ingest.scan import Wanted
 from streamrecon.ingest.tracked import CollectSettings
 from streamrecon.ingest.watch import Watcher
@@ -80,9 +81,10 @@ class IngestService:
         root = _absolute(settings.root)
         output = _absolute(settings.output_dir)
         self.ledger = Ledger(output / LEDGER_NAME, settings.session_name)
+        self._root = WatchedRoot(root, self.ledger.good_files)
         try:
             self._feed = FeedServer(
-                self.ledger, root, settings.endpoint, settings.lease_seconds, self._metrics, curve=settings.curve
+                self.ledger, self._root, settings.endpoint, settings.lease_seconds, self._metrics, curve=settings.curve
             )
         except sqlite3.Error as error:
             self.ledger.close()
@@ -92,7 +94,7 @@ class IngestService:
             raise
         self.endpoint = self._feed.endpoint
         wanted = Wanted(root, settings.manifest_patterns, exclude=() if output == root else (output,))
-        self._watcher = Watcher(wanted, settings.watch_mode, settings.scan_seconds)
+        self._watcher = Watcher(wanted, settings.watch_mode, settings.scan_seconds, self._root)
         self._collector = Collector(
             wanted,
             CollectSettings(settings.settle_seconds, settings.orphan_seconds, settings.require_ctf),
@@ -202,7 +204,6 @@ class IngestService:
         self._collector.take_scan(scan, now)
         self._watcher.scanned(now, time.thread_time() - began)
         self._metrics.scan_seconds(time.monotonic() - now)
-        self._metrics.root_present(scan.root_present)
         self._metrics.watch_mode(self._watcher.mode)
 
     def _say_farewell(self, stop: threading.Event) -> None:
@@ -224,6 +225,7 @@ class IngestService:
     def _report(self) -> None:
         counts = self.ledger.counts(files=False)
         particles = counts.particles
+        self._metrics.root_present(self._root.present)
         self._metrics.particles(particles["ready"], particles["queued"], particles["folded"])
         self._metrics.queue_depth(counts.batches.get("queued", 0))
         self._metrics.quarantine(self.ledger.open_kinds(), counts.quarantine["dismissed"])

@@ -16,6 +16,7 @@ from watchdog.events import FileSystemEvent, FileSystemEventHandler
 from watchdog.observers import Observer
 
 from streamrecon.ingest.filesystem import filesystem_type, is_network
+from streamrecon.ingest.root import WatchedRoot
 from streamrecon.ingest.scan import Scan, Wanted
 
 _log = structlog.get_logger(__name__)
@@ -63,15 +64,23 @@ class Watcher:
     wanted : Wanted
         The root and what matters below it.
     mode : {"auto", "events", "polling"}
-        "auto" polls where the root lies on a network file system.
+        "auto" polls where the root lies on a network file system; asked again when the root comes, or is another.
     scan_seconds : float
         Time between reconciling scans; more where one takes more than `SCAN_SHARE` of it from the processor.
+    root : WatchedRoot or None
+        Knows whether the root is there; None: it is wherever it can be listed.
     """
 
     def __init__(
-        self, wanted: Wanted, mode: Literal["auto", "events", "polling"] = "auto", scan_seconds: float = 10.0
+        self,
+        wanted: Wanted,
+        mode: Literal["auto", "events", "polling"] = "auto",
+        scan_seconds: float = 10.0,
+        root: WatchedRoot | None = None,
     ) -> None:
         self.wanted = wanted
+        self._root = root or WatchedRoot(wanted.root, lambda _: ())
+        self._mode = mode
         self._scan_seconds = scan_seconds
         self._next_scan: float | None = None
         self._pause = 0.0  # as the last scan cost so much
@@ -80,13 +89,7 @@ class Watcher:
         self._observer: Observer | None = None
         self._threads: list[threading.Thread] = []
         self._root_id: tuple[int, int] | None = None
-        self._root_present = True
-        self._events = mode != "polling"
-        if mode == "auto":
-            fstype = filesystem_type(wanted.root)
-            if is_network(fstype):
-                self._events = False
-                _log.info("watch_polls", root=str(wanted.root), reason=f"{fstype} is a network file system")
+        self._events = self._wants_events()
 
     @property
     def mode(self) -> Literal["events", "polling"]:
@@ -96,7 +99,7 @@ class Watcher:
     @property
     def root_present(self) -> bool:
         """False while the watched root is away."""
-        return self._root_present
+        return self._root.present
 
     def changed(self) -> set[str]:
         """Return the names of wanted files that events named since the last call."""
@@ -125,19 +128,9 @@ class Watcher:
     def scan(self, now: float) -> Scan:
         """Return a walk through the tree; watch the root anew if it came, or is not the folder that was watched."""
         self._next_scan = now + self._scan_seconds
+        self._root.look()
         self._watch_root()
-        scan = Scan(self.wanted)
-        if scan.root_present != self._root_present:
-            self._root_present = scan.root_present
-            if scan.root_present:
-                _log.info("watch_root_returned", root=str(self.wanted.root))
-            else:
-                _log.warning(
-                    "watch_root_missing",
-                    root=str(self.wanted.root),
-                    remedy="mount or create it; what was seen is kept meanwhile",
-                )
-        return scan
+        return Scan(self.wanted, root_present=self._root.present)
 
     def stop(self) -> None:
         """Stop watching."""
@@ -148,21 +141,22 @@ class Watcher:
             self._observer = None
 
     def _watch_root(self) -> None:
+        root_id = self._root.identity
+        if root_id is None:
+            self.stop()
+            self._root_id = None
+            return
+        if root_id != self._root_id:
+            self.stop()
+            self._root_id = root_id
+            self._events = self._wants_events()
         if not self._events:
             return
-        try:
-            status = self.wanted.root.stat()
-        except OSError:
-            self.stop()
-            return
-        root_id = (status.st_dev, status.st_ino)
-        if self._observer is not None and root_id == self._root_id:
+        if self._observer is not None:
             # A watch that cannot be added for a new folder ends watchdog's thread, and nobody is told.
             if not all(thread.is_alive() for thread in self._threads):
                 self._poll_instead("an event thread ended; fs.inotify.max_user_watches may be too small")
             return
-        self.stop()
-        self._root_id = root_id
         # Said of a folder that both its parent's event and the walk below it found: harmless, and it is often so.
         warnings.filterwarnings("ignore", "Callback with id .* already exists", RuntimeWarning)
         try:
@@ -172,6 +166,14 @@ class Watcher:
             self._threads = [t for t in threading.enumerate() if type(t).__module__.startswith("watchdog.")]
         except OSError as error:
             self._poll_instead(f"{error.strerror}; raise fs.inotify.max_user_watches / max_user_instances")
+
+    def _wants_events(self) -> bool:
+        if self._mode == "auto":
+            fstype = filesystem_type(self.wanted.root)
+            if is_network(fstype):
+                _log.info("watch_polls", root=str(self.wanted.root), reason=f"{fstype} is a network file system")
+                return False
+        return self._mode != "polling"
 
     def _poll_instead(self, reason: str) -> None:
         self.stop()

@@ -73,7 +73,7 @@ class IngestMetricsExporter:
         )
         self._mode = gauge("watch_mode", "1 for the way changes are noticed: events or polling.", ("mode",))
         self._root = gauge(
-            "root_present", "1 while the watched folder is there, 0 while it is not (an unmounted disk)."
+            "root_present", "1 while the watched folder is there, 0 while it is not, or is an empty mount point."
         )
         self._ledger = gauge(
             "ledger_writable", "1 while the ledger can be written, 0 while ingest waits for room on its disk."

@@ -41,6 +41,7 @@ class Server:
 
     def __init__(self, tmp_path, endpoint=FREE_PORT, lease_seconds=60.0, curve=None, clock=time.monotonic):
         self.metrics = CountingMetrics()
+        self.rounds = 0
         self._stop = threading.Event()
         started = threading.Event()
 
@@ -51,6 +52,7 @@ class Server:
                 started.set()
                 while not self._stop.is_set():
                     feed.poll(0.02)
+                    self.rounds += 1
                 feed.close()
 
         self._thread = threading.Thread(target=run)

@@ -85,6 +85,10 @@ class CountingMetrics(NoIngestMetrics):
     dropped: list = field(default_factory=list)
     refused: list = field(default_factory=list)
     expired: int = 0
+    root_is_present: bool | None = None
+
+    def root_present(self, present):
+        self.root_is_present = present
 
     def stack_copied(self):
         self.copies += 1

@@ -151,7 +151,8 @@ def test_the_service_scans_as_often_as_it_costs(root, tmp_path, monkeypatch):
 
 def test_particles_that_wait_for_their_stack_are_found_without_looking_through_the_others(bench):
     def missing():
-        return bench.ledger.contents.places_of_missing()
+        contents = bench.ledger.contents
+        return [(particle, place) for particle in contents.missing() for place in contents.places_of(particle)]
 
     come(bench, range(FEW))
     name = bench.ledger.stacks()[0].name

@@ -8,6 +8,7 @@ import pytest
 
 from streamrecon.ingest import filesystem, watch
 from streamrecon.ingest.filesystem import filesystem_type, is_network
+from streamrecon.ingest.root import WatchedRoot
 from streamrecon.ingest.scan import Scan, Wanted
 from streamrecon.ingest.watch import Watcher
 
@@ -222,6 +223,65 @@ def test_polling_once_an_event_thread_has_ended(root):
 def test_auto_polls_network_file_systems(root, monkeypatch, fstype, mode):
     monkeypatch.setattr(watch, "filesystem_type", lambda _: fstype)
     assert Watcher(wanted(root), "auto").mode == mode
+
+
+def test_auto_chooses_again_when_the_root_comes_or_is_another(root, monkeypatch):
+    """A daemon may be started before the disk is mounted, and a disk may come back as another."""
+    fstype = ["ext4"]
+    monkeypatch.setattr(watch, "filesystem_type", lambda _: fstype[0])
+    watcher = Watcher(wanted(root), "auto")
+    try:
+        watcher.scan(0.0)
+        assert watcher.mode == "events"
+        root.rename(root.with_name("mount point"))
+        fstype[0] = "nfs4"
+        root.mkdir()
+        watcher.scan(1.0)
+        assert watcher.mode == "polling"
+        assert watcher._observer is None
+        fstype[0] = "ext4"
+        watcher.scan(2.0)
+        assert watcher.mode == "polling"  # nothing has changed
+        moved = root.rename(root.with_name("away"))
+        watcher.scan(3.0)
+        moved.rename(root)
+        watcher.scan(4.0)
+        assert watcher.mode == "events"
+        assert watcher._observer is not None
+    finally:
+        watcher.stop()
+
+
+@pytest.mark.parametrize("mode", ["events", "polling"])
+def test_what_was_asked_for_is_not_chosen_again(root, monkeypatch, mode):
+    monkeypatch.setattr(watch, "filesystem_type", lambda _: "nfs4" if mode == "events" else "ext4")
+    watcher = Watcher(wanted(root), mode)
+    try:
+        for now in (0.0, 1.0):
+            watcher.scan(now)
+            assert watcher.mode == mode
+            root.rename(root.with_name(f"away{now}"))
+            root.mkdir()
+    finally:
+        watcher.stop()
+
+
+def test_an_empty_mount_point_is_not_watched(root):
+    """It is the disk that is watched; and an empty folder says nothing of the files known in it."""
+    touch(root / "a.mrcs")
+    watcher = Watcher(wanted(root), "events", root=WatchedRoot(root, lambda _: ["a.mrcs"]))
+    try:
+        assert names(watcher.scan(0.0)) == ["a.mrcs"]
+        (root / "a.mrcs").unlink()
+        scan = watcher.scan(1.0)
+        assert not scan.root_present
+        assert names(scan) == []
+        assert watcher._observer is None
+        touch(root / "a.mrcs")
+        assert names(watcher.scan(2.0)) == ["a.mrcs"]
+        assert watcher._observer is not None
+    finally:
+        watcher.stop()
 
 
 def test_file_system_type_is_that_of_the_nearest_mount(tmp_path, monkeypatch):

@@ -1,0 +1,150 @@
+"""The watched folder is away while batches wait: nothing is sent or set aside, and all goes on when it is back."""
+
+import threading
+
+import numpy as np
+import pytest
+
+from streamrecon.ingest import copies
+from streamrecon.ingest.fingerprint import digests_at
+from streamrecon.ingest.ledger import LEDGER_NAME, Ledger
+from streamrecon.ingest.ledger_contents import STACK_MISSING
+from streamrecon.ingest.scan import Scan
+from streamrecon.ingest.service import IngestService, IngestSettings
+from streamrecon.io import write_stack
+from streamrecon.transport.feed_client import FeedClient
+from tests.integration.feed_helpers import FREE_PORT, states, take, until
+from tests.integration.ingest_helpers import PIXEL_SIZE, CountingMetrics, images, put_stack_and_star
+from tests.integration.test_facility import commits_of
+
+STACKS, N = 6, 5
+
+
+@pytest.fixture
+def start(root, tmp_path, monkeypatch):
+    """Start an ingester over the folder, in a thread."""
+    monkeypatch.setattr("streamrecon.ingest.root._LOOK_SECONDS", 0.1)
+    monkeypatch.setattr("streamrecon.ingest.service._METRICS_SECONDS", 0.1)
+    threads = []
+
+    def start():
+        settings = IngestSettings(
+            root,
+            tmp_path / "out",
+            watch_mode="polling",
+            settle_seconds=0.05,
+            scan_seconds=0.2,
+            endpoint=FREE_PORT,
+            batch_size=N,
+            batch_wait_seconds=0.1,
+        )
+        ready, stop = threading.Event(), threading.Event()
+        made = {}
+
+        def run():
+            made["metrics"] = CountingMetrics()
+            made["service"] = IngestService(settings, made["metrics"])
+            ready.set()
+            made["service"].run(stop)
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        threads.append((thread, stop))
+        assert ready.wait(60)
+        return made["service"], made["metrics"]
+
+    yield start
+    for thread, stop in threads:
+        stop.set()
+        thread.join()
+
+
+def counts(tmp_path):
+    with Ledger(tmp_path / "out" / LEDGER_NAME, access="read") as ledger:
+        return ledger.counts().particles
+
+
+@pytest.mark.parametrize("hostname", [None, "another-host"], ids=["by_reference", "pixels"])
+@pytest.mark.parametrize("left", ["nothing", "mount point"])
+def test_a_backlog_waits_until_the_folder_is_back(root, tmp_path, start, hostname, left):
+    for s in range(STACKS):
+        put_stack_and_star(root, f"s{s}.mrcs", N, seed=s)
+    service, metrics = start()
+    until(lambda: states(tmp_path / "out") == {"queued": STACKS})
+    with FeedClient(service.endpoint, "w", hostname=hostname, credits=2) as client:
+        taken = take(client, 1)
+        client.ack([taken[0][0]])
+        away = root.rename(root.with_name("unmounted"))
+        if left == "mount point":
+            root.mkdir()
+        until(lambda: metrics.root_is_present is False)
+        for _ in range(10):
+            # pixels may have been on their way; what goes by reference cannot be read
+            item = client.poll(0.1)
+            if item is not None:
+                taken.append(item)
+                client.ack([item[0]])
+        assert client.paused
+        assert len(taken) <= 3
+        assert counts(tmp_path) | {"folded": 0, "queued": 0} == {"ready": 0, "queued": 0, "folded": 0, "quarantined": 0}
+        assert "withdrawn" not in states(tmp_path / "out")
+        assert metrics.kinds == []
+        if left == "mount point":
+            root.rmdir()
+        away.rename(root)
+        rest = take(client, STACKS - len(taken))
+        taken += rest
+        client.ack([batch_id for batch_id, _ in rest])
+        until(lambda: counts(tmp_path)["folded"] == STACKS * N)
+    assert metrics.kinds == []
+    until(lambda: metrics.root_is_present)
+    assert states(tmp_path / "out") == {"folded": STACKS}
+    found = {
+        identity: image for _, batch in taken for identity, image in zip(batch.identities, batch.images, strict=True)
+    }
+    expected = {f"{i + 1:06d}@s{s}.mrcs": image for s in range(STACKS) for i, image in enumerate(images(N, seed=s))}
+    assert found.keys() == expected.keys()
+    assert all(np.array_equal(found[identity], expected[identity]) for identity in expected)
+    assert sum(len(batch.identities) for _, batch in taken) == STACKS * N
+
+
+def test_what_was_set_aside_comes_back_a_part_at_a_time(root, bench, monkeypatch):
+    """A whole session may have to; ingest must come round meanwhile, and keep what it has done so far."""
+    monkeypatch.setattr(copies, "_MOST_RELEASED", N)
+    names = [put_stack_and_star(root, f"s{s}.mrcs", N, seed=s)[0].name for s in range(STACKS)]
+    bench.look()
+    bench.batcher.make(bench.now, flush=True)
+    batch = bench.ledger.batches.lease_next("w")
+    bad = {f"{i + 1:06d}@{name}": (STACK_MISSING, "gone") for name in names for i in range(N)}
+    bench.ledger.batches.withdraw(batch.batch_id, bad)
+    reads = []
+    monkeypatch.setattr(copies, "digests_at", lambda path, sections: reads.append(path) or digests_at(path, sections))
+    bench.collector.take_scan(Scan(bench.wanted), bench.now)
+    assert bench.ledger.counts().particles["quarantined"] == STACKS * N, "all in one round, before any budget"
+    left = []
+    commits = commits_of(bench.ledger)
+    for _ in range(STACKS):
+        # no time at all: a part is done all the same
+        assert bench.collector.step(bench.now, budget_seconds=0.0)
+        left.append(bench.ledger.counts().particles["quarantined"])
+    assert left == [N * k for k in reversed(range(STACKS))]
+    assert len(commits) <= 4 * STACKS
+    assert reads == [], "files that have not changed are not read to know that they are there"
+    bench.look()
+    assert bench.ready() == STACKS * N
+    assert bench.ledger.quarantined() == []
+
+
+def test_to_come_back_a_file_that_has_changed_must_hold_the_image(root, bench):
+    stack, _ = put_stack_and_star(root, "s.mrcs", N, seed=1)
+    bench.look()
+    bench.batcher.make(bench.now, flush=True)
+    batch = bench.ledger.batches.lease_next("w")
+    bad = {f"{i + 1:06d}@s.mrcs": (STACK_MISSING, "gone") for i in range(N)}
+    bench.ledger.batches.withdraw(batch.batch_id, bad)
+    pixels = images(N, seed=1)
+    pixels[2] = images(1, seed=9)[0]
+    write_stack(stack, pixels, PIXEL_SIZE)
+    bench.collector._copies.seek_missing()
+    found = bench.collector._copies._found(bench.ledger.contents.missing())
+    assert len(found) == N - 1
