@@ -207,8 +207,9 @@ class FeedClient:
         try:
             table = table_from_wire(message.table)
             images = self._read_by_reference(message, table) if pixels is None else pixels
-        except IngestError as error:
-            # Not seen from here, or changed: the ingester sends the same batch again with its pixels.
+        except (IngestError, OSError) as error:
+            # Not seen from here, forbidden, changed, or on a server that does not answer: the ingester sends the same
+            # batch again with its pixels.
             _log.warning("batch_unreadable_here", batch=message.batch_id, reason=str(error))
             self.nack(message.batch_id, STACK_UNREADABLE, str(error))
             return None
