@@ -86,7 +86,7 @@ def run_peers(folder, *, seconds=60.0, seed=1):
 
 def _name(process):
     words = process.cmdline()
-    return next((verb for verb in ("ingest", "worker") if verb in words), "supervisor")
+    return next((verb for verb in ("ingest", "worker", "page", "run") if verb in words), " ".join(words))
 
 
 def _attack(session, report, seconds, choose, daemon):
@@ -101,6 +101,7 @@ def _attack(session, report, seconds, choose, daemon):
         threading.Thread(target=_zmq, args=(name, ports[name], random.Random(choose.random()), report.attacks, stop))
         for name in _ZMQ_SOCKETS
     ]
+    threads.append(threading.Thread(target=_greedy, args=(ports["feed"], report.attacks, stop)))
     for thread in threads:
         thread.start()
     try:
@@ -186,6 +187,31 @@ def _zmq(name, port, choose, attacks, stop):
                         sock.send_multipart(message)
                 attacks[f"{name}: {kind}"] += 1
                 stop.wait(0.05)
+
+
+def _greedy(port, attacks, stop):
+    """Be a worker by all that it says, ask for everything, again and again, and read nothing.
+
+    Each Hello puts back what the one before was lent, and has it sent anew: nothing but what ingest allows bounds it.
+    """
+    hello = {"version": feed_schema.PROTOCOL_VERSION, "worker_id": "greedy", "hostname": "elsewhere"}
+    with zmq.Context() as context:
+        with context.socket(zmq.DEALER) as sock:
+            sock.set(zmq.LINGER, 0)
+            sock.set(zmq.RCVHWM, 1)
+            sock.set(zmq.RCVBUF, 4096)
+            sock.connect(f"tcp://127.0.0.1:{port}")
+            while not stop.wait(0.02):
+                for message in (feed_schema.Hello(**hello, credits=10_000), feed_schema.Credit(10_000)):
+                    with contextlib.suppress(zmq.Again):
+                        sock.send_multipart(feed_schema.encode(message), zmq.NOBLOCK)
+                attacks["feed: asks for everything and does not read"] += 1
+        # what it was lent last goes back at once, and not only with its lease
+        with context.socket(zmq.DEALER) as sock:
+            sock.connect(f"tcp://127.0.0.1:{port}")
+            sock.send_multipart(feed_schema.encode(feed_schema.Hello(**hello, credits=0)))
+            assert sock.poll(60_000), "ingest does not answer"
+            sock.send_multipart(feed_schema.encode(feed_schema.Bye()))
 
 
 def _feed_messages(choose):

@@ -49,6 +49,8 @@ def test_hostile_peers_on_every_socket(tmp_path):
     report = run_peers(tmp_path, seconds=5.0)
     assert {name.split(":")[0] for name in report.attacks} == set(SOCKETS)
     assert report.dropped > 0
+    assert report.attacks["feed: asks for everything and does not read"] > 0
+    assert report.memory_growth_bytes.keys() == {"run", "ingest", "worker", "page"}
 
 
 def test_strangers_are_refused_counted_and_logged(tmp_path):
