@@ -14,6 +14,7 @@
     │   └── DeliveryError            a notice to people has not arrived
     ├── StateError                   something about saved state
     │   ├── StateUnwritable          the disk is full or refuses to write (transient)
+    │   ├── NetworkFilesystem        the disk is another host's
     │   ├── LedgerCorrupt
     │   ├── CheckpointCorrupt
     │   └── CheckpointIncompatible
@@ -113,6 +114,10 @@ class StateUnwritable(StateError):
     """Saved state that cannot be written just now: the disk is full, or gone, or refuses."""
 
     transient = True
+
+
+class NetworkFilesystem(StateError):
+    """State is to be kept where other hosts keep it: neither locks nor SQLite's write-ahead log hold there."""
 
 
 class LedgerCorrupt(StateError):

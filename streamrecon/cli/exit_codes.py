@@ -31,6 +31,7 @@ from streamrecon.errors import (
     DeviceError,
     IngestError,
     LedgerCorrupt,
+    NetworkFilesystem,
     NumericalError,
     ProtocolVersionError,
     RankLost,
@@ -52,6 +53,7 @@ INTERRUPTED = 130  # what a shell reports after Ctrl-C
 
 _CODES: tuple[tuple[type[StreamReconError], int], ...] = (
     (ConfigError, CONFIG),
+    (NetworkFilesystem, CONFIG),
     (LedgerCorrupt, STATE),
     (CheckpointCorrupt, STATE),
     (CheckpointIncompatible, STATE),

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from streamrecon.errors import CheckpointIncompatible, LedgerCorrupt, StateError, StateUnwritable
-from streamrecon.ingest.filesystem import filesystem_type, is_network
+from streamrecon.ingest.filesystem import check_local
 from streamrecon.ingest.ledger_chain import CHAIN
 from streamrecon.ingest.ledger_errors import ledger_error
 from streamrecon.ingest.ledger_migrations import CONTENTS, FILLS, MIGRATIONS, VIEWS
@@ -160,8 +160,10 @@ class LedgerDatabase:
 
     Raises
     ------
+    NetworkFilesystem
+        The path lies on another host's disk.
     StateError
-        The path lies on a network file system, or another ingester has the ledger open.
+        Another ingester has the ledger open.
     StateUnwritable, LedgerCorrupt
         SQLite cannot write to it, or cannot make sense of it.
     CheckpointIncompatible
@@ -201,12 +203,7 @@ class LedgerDatabase:
             raise
 
     def _claim(self) -> None:
-        fstype = filesystem_type(self.path)
-        if is_network(fstype):
-            raise StateError(
-                f"{self.path}: expected a local file system for the ledger, found {fstype}, on which "
-                "SQLite's write-ahead log corrupts; set session.output_dir to a folder on a local disk"
-            )
+        check_local(self.path)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._lock = os.open(lock_path(self.path), os.O_RDWR | os.O_CREAT, 0o644)

@@ -40,7 +40,7 @@ class RestartPolicy:
     reset_after_seconds : float
         A process that ran that long starts from ``first_seconds`` again.
     give_up_after : int
-        Consecutive failures after which the supervisor stops everything and fails.
+        Consecutive failures after which a process is started again; at the next the supervisor stops everything.
     """
 
     first_seconds: float = 1.0

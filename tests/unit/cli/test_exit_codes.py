@@ -28,6 +28,7 @@ def test_every_error_has_a_code_that_is_documented(kind):
         (errors.CheckpointIncompatible, 3),
         (errors.CheckpointCorrupt, 3),
         (errors.LedgerCorrupt, 3),
+        (errors.NetworkFilesystem, 2),
         (errors.StateError, 1),
         (errors.StateUnwritable, 1),
         (errors.SequenceGap, 4),
@@ -49,6 +50,7 @@ def test_what_a_restart_cannot_mend_is_permanent_and_the_rest_is_not():
     permanent = {kind for kind, code in codes.items() if code in exit_codes.PERMANENT}
     assert permanent == {
         errors.ConfigError,
+        errors.NetworkFilesystem,
         errors.LedgerCorrupt,
         errors.CheckpointCorrupt,
         errors.CheckpointIncompatible,

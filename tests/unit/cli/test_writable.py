@@ -5,6 +5,7 @@ import os
 import tempfile
 import threading
 
+import psutil
 import pytest
 from typer.testing import CliRunner
 
@@ -12,6 +13,7 @@ from streamrecon.cli import exit_codes, ingest, run, worker
 from streamrecon.cli.main import app
 from streamrecon.cli.writable import check_writable
 from streamrecon.errors import StateUnwritable
+from streamrecon.ingest import filesystem
 
 
 def refuse(*_args, **_options):
@@ -40,6 +42,25 @@ def test_a_folder_that_cannot_be_made_is_said_at_once(tmp_path, never_begins, ve
     assert outcome.exit_code == exit_codes.UNEXPECTED
     assert isinstance(outcome.exception, SystemExit)
     assert f"{output}: cannot be written to (Not a directory); choose a session.output_dir" in outcome.output
+
+
+@pytest.mark.parametrize("verb", ["run", "ingest", "worker"])
+@pytest.mark.parametrize("fstype", ["nfs4", "autofs", "fuse.juicefs", "ocfs2"])
+def test_a_network_file_system_is_refused_for_good(tmp_path, never_begins, monkeypatch, verb, fstype):
+    """By the table of mounts: whoever starts the verb again would meet the same."""
+    output = tmp_path / "scratch" / "session"
+
+    def mounts(all):
+        return [psutil._ntuples.sdiskpart("dev", *m, "") for m in (("/", "ext4"), (str(tmp_path / "scratch"), fstype))]
+
+    monkeypatch.setattr(filesystem.psutil, "disk_partitions", mounts)
+    config = tmp_path / "config.toml"
+    config.write_text(f'[session]\noutput_dir = "{output}"\n[watch]\nroot = "{tmp_path}"\n', encoding="utf-8")
+    outcome = CliRunner().invoke(app, [verb, "-c", str(config)])
+    assert outcome.exit_code == exit_codes.CONFIG
+    assert outcome.exit_code in exit_codes.PERMANENT
+    assert f"{output}: expected a local file system, found {fstype}" in outcome.output
+    assert "session.output_dir" in outcome.output
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS])

@@ -2,8 +2,8 @@ import sqlite3
 
 import pytest
 
-from streamrecon.errors import CheckpointIncompatible, StateError
-from streamrecon.ingest import ledger_schema
+from streamrecon.errors import CheckpointIncompatible, NetworkFilesystem, StateError
+from streamrecon.ingest import filesystem
 from streamrecon.ingest.batcher import Batcher
 from streamrecon.ingest.ledger import Ledger
 from streamrecon.ingest.ledger_batches import decode_body
@@ -158,8 +158,8 @@ def test_oldest_unfolded(ledger):
 
 
 def test_network_file_system_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(ledger_schema, "filesystem_type", lambda _: "nfs4")
-    with pytest.raises(StateError, match=r"nfs4.*session\.output_dir"):
+    monkeypatch.setattr(filesystem, "filesystem_type", lambda _: "nfs4")
+    with pytest.raises(NetworkFilesystem, match=r"nfs4.*session\.output_dir"):
         Ledger(tmp_path / "ledger.sqlite")
     assert not (tmp_path / "ledger.sqlite").exists()
 

@@ -296,6 +296,25 @@ def test_file_system_type_is_that_of_the_nearest_mount(tmp_path, monkeypatch):
     assert not is_network("ext4")
 
 
+@pytest.mark.parametrize("fstype", ["ocfs2", "gfs2", "fuse.juicefs", "fuse.goofys", "autofs", "fuse.blobfuse2"])
+def test_disks_of_several_hosts_are_told(fstype):
+    assert is_network(fstype)
+
+
+@pytest.mark.parametrize("fstype", ["xfs", "btrfs", "zfs", "overlay", "tmpfs", "fuseblk", "fuse.fuse-overlayfs"])
+def test_disks_of_this_host_are_told(fstype):
+    assert not is_network(fstype)
+
+
+def test_what_was_mounted_on_use_is_what_it_is_now(tmp_path, monkeypatch):
+    point = str(tmp_path)
+    mounts = [psutil._ntuples.sdiskpart("dev", point, fstype, "") for fstype in ("ext4", "autofs", "xfs")]
+    monkeypatch.setattr(filesystem.psutil, "disk_partitions", lambda all: mounts)
+    assert filesystem_type(tmp_path / "output") == "xfs"
+    del mounts[-1]
+    assert filesystem_type(tmp_path / "output") == "autofs"
+
+
 def test_root_that_was_replaced_between_two_scans(root):
     watcher = Watcher(wanted(root), "events", 0.1)
     try:
