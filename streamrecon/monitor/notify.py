@@ -111,13 +111,14 @@ class Heart:
             if not ready and set(vitals.children.values()) <= {"up", "finished"}:
                 ready = True
                 lines.append("READY=1")
-            if _healthy(vitals):
+            if is_turning(vitals):
                 lines.append("WATCHDOG=1")
             self._notifier.send(*lines)
             self._ended.wait(every if ready else min(every, _STARTING_SECONDS))
 
 
-def _healthy(vitals: Vitals) -> bool:
+def is_turning(vitals: Vitals) -> bool:
+    """Whether nothing hangs: neither the supervisor's loop nor a process; one that is down is another matter."""
     turning = vitals.turn_at is None or time.monotonic() - vitals.turn_at < _HANGING_SECONDS
     return turning and (vitals.turn_at is None or "hanging" not in vitals.children.values())
 

@@ -18,7 +18,7 @@ import structlog
 from prometheus_client import CollectorRegistry, generate_latest
 
 from streamrecon.monitor.metrics import SupervisorMetrics
-from streamrecon.monitor.notify import ChildState, Heart, Notifier, Vitals
+from streamrecon.monitor.notify import ChildState, Heart, Notifier, Vitals, is_turning
 from streamrecon.monitor.ports import unused_ports
 from streamrecon.monitor.server import Health, fetch_health, fetch_metrics
 
@@ -194,14 +194,18 @@ class Supervisor:
         return b"".join([generate_latest(self._registry), *texts])
 
     def health(self) -> tuple[bool, Health]:
-        """Return whether each process runs or has finished its work."""
-        states = {c.name: "finished" if c.finished else "up" if c.running else "down" for c in self._children}
-        return "down" not in states.values(), {"processes": states}
+        """Return whether each process runs, or has finished its work, and none hangs; asks them, as `vitals`."""
+        vitals = Vitals(self._states(), self._turn_at)
+        well = is_turning(vitals) and "down" not in vitals.children.values()
+        return well, {"processes": vitals.children}
+
+    def _states(self) -> dict[str, ChildState]:
+        return {c.name: self._state_of(c) for c in self._children}
 
     def vitals(self) -> Vitals:
         """Return how we and the processes are; asks them, which may take seconds. For any thread."""
         text = fetch_metrics(self._worker.port) if self._worker.running else None
-        return Vitals({c.name: self._state_of(c) for c in self._children}, self._turn_at, _progress(text or b""))
+        return Vitals(self._states(), self._turn_at, _progress(text or b""))
 
     def _state_of(self, child: _Child) -> ChildState:
         if child.finished:

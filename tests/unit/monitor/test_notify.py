@@ -132,6 +132,7 @@ def test_no_ping_while_a_child_hangs_and_again_when_it_goes_on(session, systemd,
     for name in ("ingest", "worker"):
         let_answer(tmp_path, name)
     wait_for(lambda: systemd.count("READY=1"))
+    wait_for(lambda: session.health() == (True, {"processes": {"ingest": "up", "worker": "up"}}))
     if how == "frozen":
         os.kill(pid_of(tmp_path, "worker"), signal.SIGSTOP)
     else:
@@ -143,10 +144,26 @@ def test_no_ping_while_a_child_hangs_and_again_when_it_goes_on(session, systemd,
         since = time.monotonic()
         time.sleep(1.2)
         assert systemd.count("WATCHDOG=1", since) == 0
+        # /healthz of the daemon says it, too: a container has no systemd
+        well, about = session.health()
+        assert not well
+        assert about["processes"]["worker"] == "hanging"
     finally:
         os.kill(pid_of(tmp_path, "worker"), signal.SIGCONT)
         (tmp_path / "worker-sick").unlink(missing_ok=True)
     wait_for(lambda: systemd.count("WATCHDOG=1", since))
+    wait_for(lambda: session.health()[0])
+
+
+def test_the_health_of_one_that_starts_and_of_a_loop_that_hangs(session, tmp_path, monkeypatch):
+    let_answer(tmp_path, "ingest")
+    both = {"ingest": "up", "worker": "starting"}
+    wait_for(lambda: session.health() == (True, {"processes": both}))
+    let_answer(tmp_path, "worker")
+    wait_for(lambda: session.health() == (True, {"processes": {"ingest": "up", "worker": "up"}}))
+    # no round of the supervisor's own is that young
+    monkeypatch.setattr(notify, "_HANGING_SECONDS", 0.0)
+    assert not session.health()[0]
 
 
 def test_a_child_that_is_started_again_is_no_reason_for_alarm(session, systemd, tmp_path):

@@ -141,7 +141,7 @@ def test_metrics_of_the_living_are_joined_and_a_dead_one_shows(stage):
         # one that has no time to answer just now is left out
         both = {("of_ingest", None): 1, ("of_worker", None): 1, ("streamrecon_supervisor_process_up", "ingest"): 1}
         wait_for(lambda: both.items() <= values(running.supervisor.metrics_text()).items())
-        assert running.supervisor.health()[0]
+        wait_for(lambda: running.supervisor.health()[0])
         os.kill(stage.pid("ingest started"), signal.SIGKILL)
         wait_for(lambda: not running.supervisor.health()[0])
         up = "streamrecon_supervisor_process_up"
