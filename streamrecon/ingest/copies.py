@@ -142,8 +142,15 @@ class Copies:
             sighting = look_at(self._root / name)
             if sighting is None or not sighting.is_regular:
                 continue
-            unchanged = self._ledger.stack_signature(name) == (sighting.size, sighting.mtime_ns)
-            found.update(particle for particle, place in places if unchanged or particle in found or self._is_at(place))
+            if self._ledger.stack_signature(name) == (sighting.size, sighting.mtime_ns):
+                found.update(particle for particle, _ in places)
+                continue
+            images = digests_at(self._root / name, [place.section for _, place in places])
+            if images is not None and all(place.image for _, place in places):
+                here = [place.image == image for (_, place), image in zip(places, images, strict=True)]
+            else:  # shorter than it was, or known from an older ledger
+                here = [self._is_at(place) for _, place in places]
+            found.update(particle for (particle, _), is_here in zip(places, here, strict=True) if is_here)
         return sorted(found)
 
     def add(

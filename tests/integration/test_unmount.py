@@ -1,5 +1,7 @@
 """The watched folder is away while batches wait: nothing is sent or set aside, and all goes on when it is back."""
 
+import contextlib
+import subprocess
 import threading
 
 import numpy as np
@@ -64,41 +66,84 @@ def counts(tmp_path):
         return ledger.counts().particles
 
 
-@pytest.mark.parametrize("hostname", [None, "another-host"], ids=["by_reference", "pixels"])
-@pytest.mark.parametrize("left", ["nothing", "mount point"])
-def test_a_backlog_waits_until_the_folder_is_back(root, tmp_path, start, hostname, left):
-    for s in range(STACKS):
-        put_stack_and_star(root, f"s{s}.mrcs", N, seed=s)
-    service, metrics = start()
-    until(lambda: states(tmp_path / "out") == {"queued": STACKS})
-    with FeedClient(service.endpoint, "w", hostname=hostname, credits=2) as client:
-        taken = take(client, 1)
-        client.ack([taken[0][0]])
-        away = root.rename(root.with_name("unmounted"))
-        if left == "mount point":
+@contextlib.contextmanager
+def mounted(root):
+    """Mount a disk on the watched folder and leave a file under it; give what takes it away and what brings it back."""
+    (root / "left under the mount point.txt").touch()
+    kept = root.with_name("kept")
+    kept.mkdir()
+    try:
+        subprocess.run(["mount", "-t", "tmpfs", "tmpfs", root], check=True, capture_output=True)
+    except subprocess.CalledProcessError as error:
+        pytest.skip(f"a disk cannot be mounted: {error.stderr.decode()}")
+    with contextlib.ExitStack() as stack:
+        stack.callback(subprocess.run, ["umount", "-l", root], check=True)
+        subprocess.run(["mount", "--bind", root, kept], check=True)
+        stack.callback(subprocess.run, ["umount", "-l", kept], check=True)
+        yield (
+            lambda: subprocess.run(["umount", "-l", root], check=True),
+            lambda: subprocess.run(["mount", "--bind", kept, root], check=True),
+        )
+
+
+@contextlib.contextmanager
+def moved(root, mount_point):
+    """Give what takes the folder away, with or without an empty one in its place, and what brings it back."""
+    away = root.with_name("unmounted")
+
+    def leave():
+        root.rename(away)
+        if mount_point:
             root.mkdir()
-        until(lambda: metrics.root_is_present is False)
-        for _ in range(10):
-            # pixels may have been on their way; what goes by reference cannot be read
-            item = client.poll(0.1)
-            if item is not None:
-                taken.append(item)
-                client.ack([item[0]])
-        assert client.paused
-        assert len(taken) <= 3
-        assert counts(tmp_path) | {"folded": 0, "queued": 0} == {"ready": 0, "queued": 0, "folded": 0, "quarantined": 0}
-        assert "withdrawn" not in states(tmp_path / "out")
-        assert metrics.kinds == []
-        if left == "mount point":
+
+    def return_():
+        if mount_point:
             root.rmdir()
         away.rename(root)
-        rest = take(client, STACKS - len(taken))
-        taken += rest
-        client.ack([batch_id for batch_id, _ in rest])
-        until(lambda: counts(tmp_path)["folded"] == STACKS * N)
-    assert metrics.kinds == []
-    until(lambda: metrics.root_is_present)
-    assert states(tmp_path / "out") == {"folded": STACKS}
+
+    yield leave, return_
+
+
+LEFT = {
+    "nothing": lambda root: moved(root, mount_point=False),
+    "empty mount point": lambda root: moved(root, mount_point=True),
+    "another device": mounted,
+}
+
+
+@pytest.mark.parametrize("hostname", [None, "another-host"], ids=["by_reference", "pixels"])
+@pytest.mark.parametrize("left", LEFT)
+def test_a_backlog_waits_until_the_folder_is_back(root, tmp_path, start, hostname, left):
+    with LEFT[left](root) as (leave, return_):
+        for s in range(STACKS):
+            put_stack_and_star(root, f"s{s}.mrcs", N, seed=s)
+        service, metrics = start()
+        until(lambda: states(tmp_path / "out") == {"queued": STACKS})
+        with FeedClient(service.endpoint, "w", hostname=hostname, credits=2) as client:
+            taken = take(client, 1)
+            client.ack([taken[0][0]])
+            leave()
+            until(lambda: metrics.root_is_present is False)
+            for _ in range(10):
+                # pixels may have been on their way; what goes by reference cannot be read
+                item = client.poll(0.1)
+                if item is not None:
+                    taken.append(item)
+                    client.ack([item[0]])
+            assert client.paused
+            assert len(taken) <= 3
+            left_over = counts(tmp_path)
+            assert left_over["quarantined"] == left_over["ready"] == 0
+            assert "withdrawn" not in states(tmp_path / "out")
+            assert metrics.kinds == []
+            return_()
+            rest = take(client, STACKS - len(taken))
+            taken += rest
+            client.ack([batch_id for batch_id, _ in rest])
+            until(lambda: counts(tmp_path)["folded"] == STACKS * N)
+        assert metrics.kinds == []
+        until(lambda: metrics.root_is_present)
+        assert states(tmp_path / "out") == {"folded": STACKS}
     found = {
         identity: image for _, batch in taken for identity, image in zip(batch.identities, batch.images, strict=True)
     }
