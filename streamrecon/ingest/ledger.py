@@ -6,7 +6,7 @@ One SQLite file on a local disk; every change of several rows is one transaction
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
@@ -156,14 +156,6 @@ class Ledger:
             "SELECT size, mtime_ns FROM stacks WHERE name = ? AND sections IS NOT NULL", (name,)
         ).fetchone()
         return None if row is None else (int(row[0]), int(row[1]))
-
-    def stack_sizes(self, names: Sequence[str]) -> list[int]:
-        """Return each stack's size in bytes as it was when it became ready, -1 if unknown."""
-        sizes = []
-        for name in names:
-            row = self._connection.execute("SELECT size FROM stacks WHERE name = ?", (name,)).fetchone()
-            sizes.append(-1 if row is None or row[0] is None else int(row[0]))
-        return sizes
 
     def sampling(self) -> Sampling | None:
         """Return the session's box and pixel size, set by its first ready stack."""

@@ -112,7 +112,12 @@ def check_complete(probe: StackProbe) -> None:
     )
 
 
-def read_sections(path: Path | str, indices: Sequence[int] | NDArray[np.integer]) -> NDArray[np.float32]:
+def read_sections(
+    path: Path | str,
+    indices: Sequence[int] | NDArray[np.integer],
+    *,
+    signature: tuple[int, int] | None = None,
+) -> NDArray[np.float32]:
     """Read some sections of a stack.
 
     Parameters
@@ -120,6 +125,9 @@ def read_sections(path: Path | str, indices: Sequence[int] | NDArray[np.integer]
     path : Path or str
     indices : sequence of int, (n,)
         Zero-based, in any order, repeats allowed. Neighbouring sections are read in one go.
+    signature : (int, int) or None
+        Size in bytes and time of change in ns that the file must have, before and after it is read; None: whatever
+        it has.
 
     Returns
     -------
@@ -129,13 +137,14 @@ def read_sections(path: Path | str, indices: Sequence[int] | NDArray[np.integer]
     Raises
     ------
     StackIncomplete
-        A section lies beyond what the header counts or beyond the end of the file.
+        A section lies beyond what the header counts or beyond the end of the file; or the file has another signature.
     StackCorrupt, UnsupportedFormat, IngestError
         As in `probe_stack`.
     """
     path = Path(path)
     wanted = np.asarray(indices, np.int64)
     with _open(path) as descriptor:
+        _check_signature(descriptor, path, signature)
         probe = _probe(descriptor, path)
         if len(wanted) and wanted.min() < 0:
             raise IngestError(f"{path}: section {wanted.min()} was asked for; sections count from 0")
@@ -160,6 +169,7 @@ def read_sections(path: Path | str, indices: Sequence[int] | NDArray[np.integer]
                     out[start:stop] = block
                 for i in () if in_order else range(start, stop):
                     out[rows_of[i]] = block[i - start]
+        _check_signature(descriptor, path, signature)
     return out
 
 
@@ -226,6 +236,16 @@ def _open(path: Path) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def _check_signature(descriptor: int, path: Path, expected: tuple[int, int] | None) -> None:
+    status = os.fstat(descriptor)
+    found = (status.st_size, status.st_mtime_ns)
+    if expected is not None and found != expected:
+        raise StackIncomplete(
+            f"{path}: expected the stack of {expected[0]} bytes changed at {expected[1]} ns, as it was examined, found "
+            f"{found[0]} bytes changed at {found[1]} ns; it is read once it is examined again"
+        )
 
 
 def _pread(descriptor: int, path: Path, size: int, offset: int) -> bytes:

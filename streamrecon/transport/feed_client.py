@@ -232,17 +232,18 @@ def _read_stacks(message: Batch, table: ParticleTable) -> NDArray[np.float32]:
             f"batch {message.batch_id}: expected at most {MAX_PIXEL_BYTES} bytes of pixels, found {needed}; make "
             "feed.batch_size smaller"
         )
+    if not len(message.stack_bytes) == len(message.stack_mtimes_ns) == len(table.stack_names):
+        raise IngestError(
+            f"batch {message.batch_id}: expected size and time of change of {len(table.stack_names)} stacks, found "
+            f"{len(message.stack_bytes)} and {len(message.stack_mtimes_ns)}; pixels are asked for instead"
+        )
     images = np.empty((len(table), *shape), np.float32)
-    for number, (name, size) in enumerate(zip(table.stack_names, message.stack_bytes, strict=True)):
+    # as it was when the ingester found the images in it: what lies there now may be another
+    signatures = zip(message.stack_bytes, message.stack_mtimes_ns, strict=True)
+    for number, (name, signature) in enumerate(zip(table.stack_names, signatures, strict=True)):
         path = Path(name)
         rows = np.flatnonzero(table.stack_number == number)
-        found = path.stat().st_size if path.is_file() else None
-        if found is None or found != size >= 0:
-            raise IngestError(
-                f"{path}: expected the stack of {size} bytes that the ingester sees, found "
-                f"{'none' if found is None else f'{found} bytes'} on this host; pixels are asked for instead"
-            )
-        sections = read_sections(path, table.stack_index[rows])
+        sections = read_sections(path, table.stack_index[rows], signature=signature)
         if sections.shape[1:] != shape:
             raise IngestError(f"{path}: expected {shape} pixels, found {sections.shape[1:]}; it was replaced")
         images[rows] = sections

@@ -105,8 +105,8 @@ class Batch(Struct, frozen=True, tag="batch", kw_only=True):
 
     ``link`` is its place in the ledger's chain of batches.
 
-    With ``by_reference`` the worker reads the images itself and ``stack_bytes`` (one a stack) lets it check
-    that it sees the same files; else a frame of pixels follows.
+    With ``by_reference`` the worker reads the images itself; ``stack_bytes`` and ``stack_mtimes_ns`` (one a stack) let
+    it check that they are the files in which the ingester found the images. Else a frame of pixels follows.
     """
 
     batch_id: BatchId
@@ -117,6 +117,7 @@ class Batch(Struct, frozen=True, tag="batch", kw_only=True):
     box_size: Annotated[int, Meta(ge=1, le=8192)]
     link: Link = ""
     stack_bytes: list[int] = []
+    stack_mtimes_ns: list[int] = []
 
 
 class Pause(Struct, frozen=True, tag="pause"):

@@ -41,7 +41,7 @@ def test_stack_not_seen_by_the_worker_comes_as_pixels(tmp_path, serve, monkeypat
     server = serve()
     from streamrecon.transport import feed_client
 
-    def unreadable(path, indices):
+    def unreadable(path, indices, **options):
         raise IngestError(f"{path}: not here")
 
     monkeypatch.setattr(feed_client, "read_sections", unreadable)

@@ -19,9 +19,9 @@ class TestWhereAWorkerReads:
         server = serve()
         opened = []
 
-        def reading(path, sections):
+        def reading(path, sections, **options):
             opened.append(path)
-            return read_sections(path, sections)
+            return read_sections(path, sections, **options)
 
         monkeypatch.setattr("streamrecon.transport.feed_client.read_sections", reading)
         with FeedClient(server.endpoint, "w", root=tmp_path / "elsewhere", credits=1) as client:
@@ -46,6 +46,7 @@ class TestWhereAWorkerReads:
                 by_reference=True,
                 box_size=8,
                 stack_bytes=[1],
+                stack_mtimes_ns=[1],
             )
             with pytest.raises(IngestError, match="pixels are asked for instead"):
                 client._read_by_reference(message, table)

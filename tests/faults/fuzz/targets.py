@@ -181,7 +181,7 @@ def _ingest_messages():
     def batch(by_reference):
         return s.Batch(
             batch_id=3, session="x", table=wire, identities=table().identities(), by_reference=by_reference, box_size=8,
-            stack_bytes=[1, 2],
+            stack_bytes=[1, 2], stack_mtimes_ns=[3, 2**62],
         )  # fmt: skip
 
     pixels = np.zeros((4, 8, 8), np.float32)

@@ -146,7 +146,6 @@ def test_stack_keeps_the_signature_of_when_it_was_ready(ledger):
     ledger.put_stack(FileRecord("s.mrcs", "settling"))
     assert ledger.stack_signature("s.mrcs") == (100, 7)
     assert [s.state for s in ledger.stacks()] == ["settling"]
-    assert ledger.stack_sizes(["s.mrcs", "t.mrcs"]) == [100, -1]
 
 
 def test_oldest_unfolded(ledger):

@@ -10,6 +10,7 @@ from streamrecon.errors import IngestError, StackCorrupt, StackIncomplete, Unsup
 from streamrecon.io import (
     StackWriter,
     check_complete,
+    mrc,
     probe_stack,
     read_sections,
     read_volume,
@@ -243,3 +244,40 @@ def test_a_header_that_claims_terabytes_costs_no_memory(tmp_path: Path) -> None:
         read_sections(path, [49_999_999])
     with pytest.raises(StackIncomplete, match="50000000 sections"):
         read_volume(path)
+
+
+class TestSignature:
+    """A file that must be as it was examined."""
+
+    def signature(self, path):
+        status = path.stat()
+        return status.st_size, status.st_mtime_ns
+
+    def test_as_it_was(self, tmp_path):
+        path = tmp_path / "s.mrcs"
+        images = np.arange(48, dtype=np.float32).reshape(3, 4, 4)
+        write_stack(path, images, 1.0)
+        np.testing.assert_array_equal(read_sections(path, [1], signature=self.signature(path)), images[[1]])
+
+    @pytest.mark.parametrize(("more_bytes", "more_ns"), [(1, 0), (0, 1)])
+    def test_another(self, tmp_path, more_bytes, more_ns):
+        path = tmp_path / "s.mrcs"
+        write_stack(path, np.ones((3, 4, 4), np.float32), 1.0)
+        size, mtime_ns = self.signature(path)
+        with pytest.raises(StackIncomplete, match="as it was examined"):
+            read_sections(path, [1], signature=(size + more_bytes, mtime_ns + more_ns))
+
+    def test_changed_while_it_is_read(self, tmp_path, monkeypatch):
+        path = tmp_path / "s.mrcs"
+        write_stack(path, np.ones((3, 4, 4), np.float32), 1.0)
+        signature = self.signature(path)
+        read_block = mrc._read_block
+
+        def reading(*arguments):
+            block = read_block(*arguments)
+            os.utime(path, ns=(0, signature[1] + 1))
+            return block
+
+        monkeypatch.setattr(mrc, "_read_block", reading)
+        with pytest.raises(StackIncomplete, match="as it was examined"):
+            read_sections(path, [1], signature=signature)
