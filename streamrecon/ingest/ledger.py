@@ -6,7 +6,7 @@ One SQLite file on a local disk; every change of several rows is one transaction
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType

@@ -154,11 +154,11 @@ def test_after_some_batches_with_pixels_it_is_asked_to_read_again(tmp_path, serv
     server = serve()
     read, unreadable = [], ["s1.mrcs"]
 
-    def reading(path, sections):
+    def reading(path, sections, **options):
         if path.name in unreadable:
             raise OSError(5, "Input/output error", str(path))
         read.append(path.name)
-        return read_sections(path, sections)
+        return read_sections(path, sections, **options)
 
     monkeypatch.setattr("streamrecon.transport.feed_client.read_sections", reading)
     with FeedClient(server.endpoint, "w", credits=1) as client:
