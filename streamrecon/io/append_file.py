@@ -5,11 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import threading
+import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 # A disk without room: it may have some again.
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_BLOCK_BYTES = 1 << 20
 
 
 class AppendFile:
@@ -37,6 +40,7 @@ class AppendFile:
         self._closed = False
         self._written = os.fstat(self._descriptor).st_size
         self._waiting = b""
+        self._crc32 = None if self._written else 0
         self._lock = threading.Lock()  # a checkpoint is made durable in a thread of its own
 
     def _opened(self) -> int:
@@ -49,11 +53,18 @@ class AppendFile:
         with self._lock:
             return self._written + len(self._waiting) - self.shift
 
+    @property
+    def crc32(self) -> int | None:
+        """CRC-32 of all that was ever appended; None if nobody has told that of what was there at the start."""
+        return self._crc32
+
     def append(self, data: bytes) -> int:
         """Append bytes, now or once there is room; return where they begin."""
         with self._lock:
             start = self._written + len(self._waiting) - self.shift
             self._waiting += data
+            if self._crc32 is not None:
+                self._crc32 = zlib.crc32(data, self._crc32)
         try:
             self.write_waiting()
         except OSError as error:
@@ -97,11 +108,12 @@ class AppendFile:
         self.write_waiting()
         os.fsync(self._descriptor)
 
-    def truncate(self, n_bytes: int) -> None:
-        """Cut it back to a length that it had; what waits is dropped."""
+    def truncate(self, n_bytes: int, crc32: int) -> None:
+        """Cut it back to a length that it had, and the CRC-32 that it had with it; what waits is dropped."""
         with self._lock:
             os.ftruncate(self._descriptor, n_bytes + self.shift)
             self._written, self._waiting = n_bytes + self.shift, b""
+            self._crc32 = crc32
         self.sync()
 
     def replace(self, write: Callable[[int], None], shift: int) -> None:
@@ -126,3 +138,13 @@ class AppendFile:
         if not self._closed:
             self._closed = True
             os.close(self._descriptor)
+
+
+def crc32_of(file: BinaryIO, start: int, end: int, crc32: int = 0) -> int:
+    """Return the CRC-32 of a file's bytes from start to end, going on from that of what comes before them."""
+    file.seek(start)
+    left = end - start
+    while left > 0 and (block := file.read(min(_BLOCK_BYTES, left))):
+        crc32 = zlib.crc32(block, crc32)
+        left -= len(block)
+    return crc32

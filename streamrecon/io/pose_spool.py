@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from streamrecon.errors import CheckpointCorrupt
 from streamrecon.geometry.orientation import Orientation
-from streamrecon.io.append_file import AppendFile
+from streamrecon.io.append_file import AppendFile, crc32_of
 from streamrecon.io.atomic import atomic_path
 from streamrecon.io.micrographs import MicrographHealth
 from streamrecon.io.star_write import loop_heading, optics_text, pose_texts, row_texts, table_columns, value_texts
@@ -62,10 +62,14 @@ class SpoolLength:
     ----------
     rows, visits : int
         Bytes ever appended to the table of particles, and to that of visits.
+    rows_crc32, visits_crc32 : int or None
+        CRC-32 of those bytes; None: not known, and not verified.
     """
 
     rows: int = 0
     visits: int = 0
+    rows_crc32: int | None = None
+    visits_crc32: int | None = None
 
 
 class PoseSpool:
@@ -108,7 +112,7 @@ class PoseSpool:
     @property
     def length(self) -> SpoolLength:
         """Length of both files, rows that wait for room included."""
-        return SpoolLength(self._rows.n_bytes, self.visits.n_bytes)
+        return SpoolLength(self._rows.n_bytes, self.visits.n_bytes, self._rows.crc32, self.visits.crc32)
 
     def append(
         self,
@@ -219,14 +223,35 @@ class PoseSpool:
         self._rows.sync()
         self.visits.sync()
 
+    def check(self, length: SpoolLength) -> None:
+        """Hold both files against what a checkpoint recorded.
+
+        Raises
+        ------
+        CheckpointCorrupt
+            A file is shorter than that or was altered, or visits were compacted beyond it.
+        """
+        self._check_rows(length)
+        if length.rows:
+            self.visits.check(length.visits, length.visits_crc32)
+
     def truncate(self, length: SpoolLength) -> None:
         """Cut both files back to what a checkpoint recorded; without any row, visits that were compacted go as well.
 
         Raises
         ------
         CheckpointCorrupt
-            A file is shorter than that, or visits were compacted beyond it.
+            As `check` does; both files are as they were.
         """
+        crc32 = self._check_rows(length)
+        if length.rows:
+            self.visits.truncate(length.visits, length.visits_crc32)
+        else:
+            self.visits.clear()
+        self._rows.truncate(length.rows, crc32)
+
+    def _check_rows(self, length: SpoolLength) -> int:
+        """Return the CRC-32 of the table of particles, as long as it was."""
         found = self.path.stat().st_size
         if found < length.rows:
             raise CheckpointCorrupt(
@@ -234,11 +259,14 @@ class PoseSpool:
                 f"{found}; "
                 "resume from an older checkpoint or start a new session"
             )
-        if length.rows:
-            self.visits.truncate(length.visits)
-        else:
-            self.visits.clear()
-        self._rows.truncate(length.rows)
+        with self.path.open("rb") as file:
+            crc32 = crc32_of(file, 0, length.rows)
+        if length.rows_crc32 not in (None, crc32):
+            raise CheckpointCorrupt(
+                f"{self.path}: expected the {length.rows} bytes that were written, found others: it was altered; "
+                "resume from an older checkpoint or start a new session"
+            )
+        return crc32
 
     def export(
         self,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,22 +21,42 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamrecon.errors import CheckpointCorrupt
-from streamrecon.io.append_file import NO_ROOM, AppendFile
+from streamrecon.io.append_file import NO_ROOM, AppendFile, crc32_of
 from streamrecon.io.atomic import atomic_path
 
-_HEADING = re.compile(rb"# compacted: (\d{20}) bytes and (\d{20}) rows were dropped of the first (\d{20}) bytes\n")
-_HEADING_BYTES = 150  # at least as long as it is
+_HEADING = re.compile(
+    rb"# compacted: (\d{20}) bytes and (\d{20}) rows were dropped of the first (\d{20}) bytes"
+    rb"(?:, crc32 ([0-9a-f]{8}); of what is left ([0-9a-f]{8}); of this line [0-9a-f]{8})?\n"
+)
+_HEADING_BYTES = 250  # at least as long as it is
 _BLOCK_BYTES = 1 << 20
 _LEAST_BYTES = 1 << 20  # below this no compaction is worth its while
 
 
 @dataclass(frozen=True)
 class _Compacted:
-    """What is not in the file any more: of the first ``through`` bytes ever appended, so many bytes and rows."""
+    """What is not in the file any more: of the first ``through`` bytes ever appended, so many bytes and rows.
+
+    ``crc32`` is that of the first ``through`` bytes, ``left_crc32`` of what is left of them. Earlier releases wrote
+    neither: then what is found left at the start stands for all, and an alteration of before remains unseen.
+    """
 
     dropped_bytes: int = 0
     dropped_rows: int = 0
     through: int = 0
+    crc32: int | None = 0
+    left_crc32: int | None = 0
+
+    @classmethod
+    def from_heading(cls, start: bytes) -> _Compacted | None:
+        """Return what a file says that begins so, None if its first line is not one of ours."""
+        found = _HEADING.match(start)
+        if found is None:
+            return None
+        numbers = [int(number) for number in found.groups()[:3]]
+        sums = [None if crc32 is None else int(crc32, 16) for crc32 in found.groups()[3:]]
+        past = cls(*numbers, *sums)
+        return past if past.heading == found[0] and past.dropped_bytes <= past.through else None
 
     @property
     def heading(self) -> bytes:
@@ -43,7 +64,11 @@ class _Compacted:
         if not self.through:
             return b""
         values = (self.dropped_bytes, self.dropped_rows, self.through)
-        return b"# compacted: %020d bytes and %020d rows were dropped of the first %020d bytes\n" % values
+        line = b"# compacted: %020d bytes and %020d rows were dropped of the first %020d bytes" % values
+        if self.crc32 is None or self.left_crc32 is None:
+            return line + b"\n"
+        line += b", crc32 %08x; of what is left %08x" % (self.crc32, self.left_crc32)
+        return line + b"; of this line %08x\n" % zlib.crc32(line)
 
     @property
     def shift(self) -> int:
@@ -82,11 +107,15 @@ class VisitLog:
         self._worth = least_bytes  # to compact, once so many bytes are there
         start = self._file.read(0, _HEADING_BYTES)
         if start.startswith(b"#"):
-            found = _HEADING.match(start)
+            found = _Compacted.from_heading(start)
             if found is None:
                 self._file.close()
-                raise CheckpointCorrupt(f"{path}: expected what was dropped in its first line, found {start[:40]!r}")
-            self._past = _Compacted(*(int(number) for number in found.groups()))
+                first = start.split(b"\n")[0]
+                raise CheckpointCorrupt(
+                    f"{path}: expected what was dropped in its first line, found {first!r}; was it altered? Restore it "
+                    "from a copy or start a new session"
+                )
+            self._past = found
             self._file.shift = self._past.shift
 
     def __enter__(self) -> VisitLog:
@@ -108,6 +137,11 @@ class VisitLog:
         return self._file.n_bytes
 
     @property
+    def crc32(self) -> int | None:
+        """Return the CRC-32 of all that was ever appended, None where it is not known; a checkpoint records it."""
+        return self._file.crc32
+
+    @property
     def dropped_rows(self) -> int:
         """Return how many rows were dropped."""
         return self._past.dropped_rows
@@ -124,13 +158,13 @@ class VisitLog:
         """Make everything appended so far durable, or raise OSError."""
         self._file.sync()
 
-    def truncate(self, n_bytes: int) -> None:
-        """Go back to a length that it had.
+    def check(self, n_bytes: int, crc32: int | None = None) -> int:
+        """Hold it against a length that it had, and the CRC-32 that it had with it; return the CRC-32.
 
         Raises
         ------
         CheckpointCorrupt
-            It is shorter than that, or was compacted beyond it.
+            It is shorter than that, was compacted beyond it, or was altered.
         """
         found = self._file.path.stat().st_size - self._past.shift
         if not self._past.through <= n_bytes <= found:
@@ -138,13 +172,37 @@ class VisitLog:
                 f"{self.path}: expected the {n_bytes} bytes that the checkpoint recorded, found it to go from "
                 f"{self._past.through} to {found}; resume from another checkpoint or start a new session"
             )
-        self._file.truncate(n_bytes)
+        with self.reading() as file:
+            return self._verified(file, n_bytes, crc32)
+
+    def truncate(self, n_bytes: int, crc32: int | None = None) -> None:
+        """Go back to a length that it had.
+
+        Raises
+        ------
+        CheckpointCorrupt
+            As `check` does.
+        """
+        self._file.truncate(n_bytes, self.check(n_bytes, crc32))
+
+    def _verified(self, file: BinaryIO, n_bytes: int, crc32: int | None) -> int:
+        """Return the CRC-32 of the first bytes ever appended; of those that were dropped the first line knows it."""
+        past = self._past
+        start, end = len(past.heading), past.through + past.shift
+        left = crc32_of(file, start, end)
+        found = crc32_of(file, end, n_bytes + past.shift, left if past.crc32 is None else past.crc32)
+        if past.left_crc32 not in (None, left) or crc32 not in (None, found):
+            raise CheckpointCorrupt(
+                f"{self.path}: expected the {n_bytes} bytes that were written, found others: it was altered; resume "
+                "from another checkpoint or start a new session"
+            )
+        return found
 
     def clear(self) -> None:
         """Forget everything: a session begins."""
         self._past = _Compacted()
         self._file.shift = 0
-        self._file.truncate(0)
+        self._file.truncate(0, 0)
 
     @contextmanager
     def reading(self) -> Iterator[BinaryIO]:
@@ -152,7 +210,7 @@ class VisitLog:
         with self.path.open("rb") as file:
             yield file
 
-    def compact(self, through: int) -> bool:
+    def compact(self, through: int, crc32: int | None = None) -> bool:
         """Drop rows that are not their particle's last among the first ``through`` bytes; return whether it was done.
 
         It is done once they are twice as long as after the last time: so each row is read a bounded number of times on
@@ -163,9 +221,13 @@ class VisitLog:
         ----------
         through : int
             A length that it had, durable, and that nobody will go back behind.
+        crc32 : int, optional
+            That it had with it: what was altered on the disk since is not written anew as if it were right.
 
         Raises
         ------
+        CheckpointCorrupt
+            It was altered; it is left as it is.
         OSError
             The new file cannot be written, and not for want of room; the old one is as it was.
         """
@@ -176,15 +238,24 @@ class VisitLog:
             return False
         start = len(past.heading)
         with self.reading() as file:
+            before, self._worth = (
+                self._worth,
+                2 * (through - past.dropped_bytes),
+            )  # to try again, should it come to nothing
+            found = self._verified(file, through, crc32)
             latest = latest_rows(rows_of(file, start, end))
             if latest.all():
-                self._worth = 2 * (through - past.dropped_bytes)
                 return False
-            lengths = np.fromiter((len(row) for row in rows_of(file, start, end)), np.int64, len(latest))
+            self._worth = before
+            kept_bytes = left_crc32 = 0
+            for row in compress(rows_of(file, start, end), latest):
+                kept_bytes, left_crc32 = kept_bytes + len(row), zlib.crc32(row, left_crc32)
             now = _Compacted(
-                dropped_bytes=past.dropped_bytes + int(lengths[~latest].sum()),
+                dropped_bytes=past.dropped_bytes + end - start - kept_bytes,
                 dropped_rows=past.dropped_rows + int((~latest).sum()),
                 through=through,
+                crc32=found,
+                left_crc32=left_crc32,
             )
 
             def write(length: int) -> None:
@@ -195,16 +266,16 @@ class VisitLog:
                     while block := file.read(min(_BLOCK_BYTES, length - file.tell())):
                         out.write(block)
 
-            before = self._file.replaced
+            replaced = self._file.replaced
             try:
                 self._file.replace(write, now.shift)
             except OSError as error:
                 if error.errno not in NO_ROOM:
                     raise
             finally:
-                if self._file.replaced > before:
+                if self._file.replaced > replaced:
                     self._past = now
-        return self._file.replaced > before
+        return self._file.replaced > replaced
 
     def close(self) -> None:
         """Close the file."""

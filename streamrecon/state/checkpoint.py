@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,12 +107,17 @@ class CheckpointStore:
             ) from error
         return SavedCheckpoint(number, final, size, time.monotonic() - began)
 
-    def load_latest(self) -> LoadedCheckpoint | None:
+    def load_latest(self, check: Callable[[Mapping[str, Any]], None] | None = None) -> LoadedCheckpoint | None:
         """Return the newest checkpoint that verifies, None if there never was one.
 
         One that is newer than CURRENT was never acknowledged to anybody and is put by: what followed from the
         state before it may differ. Where CURRENT itself does not hold, the newest whole one is used, whatever
         was acknowledged is in it. A corrupt one is logged and set aside, and the one before it is used.
+
+        Parameters
+        ----------
+        check : callable, optional
+            Given what the worker put beside the state, it raises CheckpointCorrupt if what that speaks of is not whole.
 
         Raises
         ------
@@ -132,6 +137,8 @@ class CheckpointStore:
         for number in sorted(numbers, reverse=True):
             try:
                 loaded = self._load(number)
+                if check is not None:
+                    check(loaded.extra)
             except CheckpointCorrupt as error:
                 _log.error("checkpoint corrupt, trying the one before", number=number, reason=str(error))
                 found_corrupt.append(str(error))

@@ -8,6 +8,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -27,6 +28,7 @@ from streamrecon.transport.publisher import Publisher
 from streamrecon.worker.control import Control
 from streamrecon.worker.loop import Worker
 from streamrecon.worker.reconstruction import EngineFactory, Reconstruction
+from streamrecon.worker.record import check_pose_tables
 
 CHECKPOINT_FOLDER = "checkpoints"
 SPOOL_NAME = "poses.rows"
@@ -66,7 +68,7 @@ def run_worker(
         server_keys = None if folder is None else ServerKeys.load(folder)
         feed_keys = None if folder is None else ClientKeys.load(client_folder(folder, WORKER_NAME))
         store = CheckpointStore(output_dir / CHECKPOINT_FOLDER, config.checkpoint.keep)
-        loaded = store.load_latest()
+        loaded = store.load_latest(partial(check_pose_tables, output_dir / SPOOL_NAME))
         reconstruction = Reconstruction(config, make_engine, output_dir / SPOOL_NAME, loaded)
         stack.callback(reconstruction.close)
         publisher = stack.enter_context(

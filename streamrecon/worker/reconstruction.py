@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
+import structlog
 from numpy.typing import NDArray
 
 from streamrecon.config.model import Config
-from streamrecon.errors import ManifestMismatch, NumericalError, StateError, StateUnwritable
+from streamrecon.errors import CheckpointCorrupt, ManifestMismatch, NumericalError, StateError, StateUnwritable
 from streamrecon.geometry.orientation import Orientation
 from streamrecon.io import PoseSpool, SpoolLength
 from streamrecon.optics.group import OpticsGroup
@@ -31,6 +32,8 @@ from streamrecon.worker.tallies import Tallies
 STORE_NAME = "particles.store"
 MICROGRAPHS_NAME = "micrographs.csv"
 EngineFactory: TypeAlias = Callable[[Config, int, float], EngineLike]
+
+_log = structlog.get_logger(__name__)
 
 
 class Reconstruction:
@@ -51,7 +54,7 @@ class Reconstruction:
     CheckpointIncompatible
         The checkpoint was made under another configuration.
     CheckpointCorrupt
-        It lacks something, or the pose table is shorter than it says.
+        It lacks something, or the pose tables are shorter than it says or were altered.
     """
 
     def __init__(
@@ -78,8 +81,8 @@ class Reconstruction:
             check_compatible(record.compatibility, compatibility_of(config))
         self._spool = PoseSpool(spool_path, has_ctf=config.input.ctf == "require")
         # of the checkpoints on the disk, once there are as many as are kept: the first is the oldest to go back to
-        self._durable_visits: deque[int] = deque(maxlen=config.checkpoint.keep)
-        self._recorded_visits = 0
+        self._durable: deque[SpoolLength] = deque(maxlen=config.checkpoint.keep)
+        self._recorded = SpoolLength()
         try:
             if loaded is None or record is None:
                 self._spool.truncate(SpoolLength())
@@ -90,8 +93,8 @@ class Reconstruction:
             raise
 
     def _go_on(self, record: WorkerRecord, state: EngineState) -> None:
-        self._spool.truncate(SpoolLength(record.pose_spool_bytes, record.pose_visits_bytes))
-        self._durable_visits.append(record.pose_visits_bytes)
+        self._spool.truncate(record.pose_tables)
+        self._durable.append(self._spool.length)
         self._groups = {group: i for i, group in enumerate(record.optics_groups)}
         self.folded = BatchIds(record.folded)
         self.feed_session = record.feed_session
@@ -234,7 +237,7 @@ class Reconstruction:
         if self.engine is None or self.sampling is None or self.contrast is None:
             raise StateError("nothing has been folded yet, there is no state to save")
         length = self._spool.length
-        self._recorded_visits = length.visits
+        self._recorded = length
         record = WorkerRecord(
             compatibility=compatibility_of(self._config),
             feed_session=feed_session,
@@ -242,6 +245,8 @@ class Reconstruction:
             folded_link=folded_link,
             pose_spool_bytes=length.rows,
             pose_visits_bytes=length.visits,
+            pose_spool_crc32=length.rows_crc32,
+            pose_visits_crc32=length.visits_crc32,
             contrast=self.contrast,
             box_size=self.sampling[0],
             pixel_size_angstrom=self.sampling[1],
@@ -256,7 +261,7 @@ class Reconstruction:
     def checkpointed(self, *, durable: bool) -> None:
         """Take note that the state last given is durable, or never will be."""
         if durable:
-            self._durable_visits.append(self._recorded_visits)
+            self._durable.append(self._recorded)
         if self.store is not None:
             self.store.index.durable() if durable else self.store.index.failed()
 
@@ -272,8 +277,12 @@ class Reconstruction:
             self._spool.sync()
             if self.store is not None:
                 self.store.sync()
-            if len(self._durable_visits) == self._durable_visits.maxlen:
-                self._spool.visits.compact(self._durable_visits[0])
+            if len(self._durable) == self._durable.maxlen:
+                oldest = self._durable[0]
+                self._spool.visits.compact(oldest.visits, oldest.visits_crc32)
+        except CheckpointCorrupt as error:
+            # the map is none the worse: it is saved and goes on, who resumes from it is told
+            _log.error("poses_altered", reason=str(error))
         except OSError as error:
             raise StateUnwritable(
                 f"{self._spool.path}: expected room for the poses, found {error.strerror}; free space: the worker "

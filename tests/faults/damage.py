@@ -6,16 +6,22 @@ import shutil
 from collections import Counter
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
 import pytest
 import structlog
 
-from streamrecon.errors import LedgerCorrupt
+from streamrecon.errors import CheckpointCorrupt, LedgerCorrupt
 from streamrecon.ingest.ledger import Ledger
 from streamrecon.state.checkpoint import CheckpointStore
+from streamrecon.state.manifest import read
+from streamrecon.worker.record import check_pose_tables
 from tests.e2e.daemon import ended
 from tests.faults.exactly_once import assert_exactly_once
-from tests.faults.microscope import PER_MICROGRAPH, PacedSession
+from tests.faults.microscope import EARLY_VISITS, PER_MICROGRAPH, PacedSession
+
+VISITED_ONCE = EARLY_VISITS.replace("final_sweeps = 3", "final_sweeps = 1")
 
 
 @dataclass
@@ -25,6 +31,7 @@ class DamageReport:
     flips: int
     flips_of_manifest: int
     flips_of_current: int
+    flips_of_tables: int
     cuts: int
     particles: int
     refusal: str
@@ -39,47 +46,66 @@ def run_damage(folder, *, flips=1000, cuts=200, seed=1):
         A damage was not found or not said, or the session did not get over it.
     """
     choose = random.Random(seed)
-    session = PacedSession(folder, 12 * PER_MICROGRAPH, seed=seed)
-    session.deliver(6)
+    session = PacedSession(folder, 15 * PER_MICROGRAPH, seed=seed, more=VISITED_ONCE)
+    session.deliver(9)
     session.finish()
-    hits = flip_at_random(session.output / "checkpoints", folder / "copy", choose, flips)
+    hits = flip_at_random(session.output, folder / "copy", choose, flips)
+    tables = hits["poses.rows"] + hits["poses.visits"]
     cut_at_random(session.output / "ledger.sqlite", folder / "cut" / "ledger.sqlite", choose, cuts)
     refusal = go_on(session, choose)
     particles, _ = assert_exactly_once(session)
-    return DamageReport(flips, hits["manifest.json"], hits["CURRENT"], cuts, particles, refusal)
+    return DamageReport(flips, hits["manifest.json"], hits["CURRENT"], tables, cuts, particles, refusal)
 
 
-def flip_at_random(checkpoints, folder, choose, flips):
-    """Flip one bit of CURRENT or the newest checkpoint, many times over; return how often each file was hit.
+def flip_at_random(session, folder, choose, flips):
+    """Flip one bit of what the worker keeps, many times over; return how often each file was hit.
 
-    Each time the newest of what is whole must be used. Every second time it is the manifest, and every eighth
-    CURRENT, which are short beside the arrays.
+    Of CURRENT, the newest checkpoint and the pose tables: each time the newest must be used of what is whole, and it is
+    refused where nothing is. Every second time it is the manifest, and every eighth CURRENT, which are short.
     """
-    shutil.copytree(checkpoints, folder)
-    store = CheckpointStore(folder)
-    newest = max(folder.glob("checkpoint-*"))
-    numbers = sorted(int(path.name.removeprefix("checkpoint-")) for path in folder.glob("checkpoint-*"))
+    folder.mkdir()
+    tables = [shutil.copy(session / name, folder) for name in ("poses.rows", "poses.visits")]
+    rows, visits = (Path(table) for table in tables)
+    shutil.copytree(session / "checkpoints", folder / "checkpoints")
+    store = CheckpointStore(folder / "checkpoints")
+    check = partial(check_pose_tables, rows)
+    newest = max(store.folder.glob("checkpoint-*"))
+    extra = {int(path.name.removeprefix("checkpoint-")): read(path).extra for path in store.folder.glob("checkpoint-*")}
+    numbers = sorted(extra)
     assert len(numbers) >= 2
-    assert store.load_latest().number == numbers[-1]
-    files = sorted(newest.iterdir())
+    assert store.load_latest(check).number == numbers[-1]
+    assert visits.stat().st_size
+    beyond = visits.stat().st_size - extra[numbers[-1]]["pose_visits_bytes"]  # of the first line, less what it replaces
+    files = [*sorted(newest.iterdir()), rows, visits]
     hits = Counter()
     # a thousand times the same complaint helps nobody
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     for number in range(flips):
-        short = folder / "CURRENT" if number % 8 == 0 else newest / "manifest.json"
+        short = store.folder / "CURRENT" if number % 8 == 0 else newest / "manifest.json"
         path = choose.choice(files) if number % 2 else short
         hits[path.name] += 1
         at, bit = choose.randrange(path.stat().st_size), 1 << choose.randrange(8)
+        if path == rows:
+            whole = [n for n in numbers if extra[n]["pose_spool_bytes"] <= at]
+        elif path == visits:
+            whole = [n for n in numbers if extra[n]["pose_visits_bytes"] + beyond <= at]
+        else:
+            whole = numbers if path.parent == store.folder else numbers[:-1]
         flip(path, at, bit)
-        used = store.load_latest().number
-        corrupt = folder / newest.name.replace("checkpoint", "corrupt")
-        assert used == (numbers[-1] if path.parent == folder else numbers[-2]), f"{path}: bit {bit} of byte {at}"
-        assert corrupt.exists() == (path.parent != folder)
-        if corrupt.exists():
-            corrupt.rename(newest)
-        flip(path, at, bit)
+        if not whole:
+            with pytest.raises(CheckpointCorrupt, match=str(folder)):
+                store.load_latest(check)
+        else:
+            assert store.load_latest(check).number == whole[-1], f"{path}: bit {bit} of byte {at}"
+        if path.exists():  # the newest may have been set aside
+            flip(path, at, bit)
+        if whole and whole[-1] != numbers[-1]:
+            corrupt = newest.with_name(newest.name.replace("checkpoint", "corrupt"))
+            assert corrupt.is_dir()
+            shutil.rmtree(store.folder)
+            shutil.copytree(session / "checkpoints", store.folder)
     structlog.reset_defaults()
-    assert store.load_latest().number == numbers[-1]
+    assert store.load_latest(check).number == numbers[-1]
     return hits
 
 

@@ -15,10 +15,13 @@ NO_VISITS = """
 [refinement]
 store_megabytes = 0
 """
-# settled long before a session of this size would be, so that kept particles are visited again
+# settled long before a session of this size would be, so that kept particles are visited again, also at its end
 EARLY_VISITS = """
 [engine]
 settle_images = 200
+
+[refinement]
+final_sweeps = 3
 """
 HURRIED = """
 [snapshot]

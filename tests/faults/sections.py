@@ -99,8 +99,8 @@ def damage(folder, options):
 
 | | |
 | --- | --- |
-| bits of the newest checkpoint and of `CURRENT` flipped, one at a time | {r.flips}, of these {r.flips_of_manifest} in the manifest, {r.flips_of_current} in `CURRENT` |
-| found, and the newest whole checkpoint used | {r.flips} |
+| bits of the newest checkpoint, `CURRENT` and the pose tables flipped, one at a time | {r.flips}, of these {r.flips_of_manifest} in the manifest, {r.flips_of_current} in `CURRENT`, {r.flips_of_tables} in the tables |
+| found, and the newest checkpoint used for which all is whole, if there is one | {r.flips} |
 | ledger cut at a random length or at a page | {r.cuts} |
 | found, refused with a remedy, and left as it was | {r.cuts} |
 | daemon on a cut ledger | ends with exit code 3, for good, `ledger_corrupt` |

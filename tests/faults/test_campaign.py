@@ -42,6 +42,7 @@ def test_damaged_checkpoints_and_ledgers_are_found(tmp_path):
     report = run_damage(tmp_path, flips=100, cuts=20)
     assert report.flips_of_manifest >= 37
     assert report.flips_of_current == 13
+    assert report.flips_of_tables > 0
     assert "ledger.sqlite" in report.refusal
 
 

@@ -59,7 +59,7 @@ class Log(RuleBasedStateMachine):
         self.folder = Path(tempfile.mkdtemp())
         self.log = VisitLog(self.folder / "poses.visits", least_bytes=1)
         self.values, self.count, self.visits = {}, 0, 0
-        self.checkpoints = [(0, {}, 0)]
+        self.checkpoints = [(0, 0, {}, 0)]
 
     @rule(particles=st.lists(st.integers(0, 5), min_size=1, max_size=8))
     def visit(self, particles):
@@ -74,17 +74,18 @@ class Log(RuleBasedStateMachine):
     @rule()
     def checkpoint(self):
         self.log.sync()
-        self.checkpoints = [*self.checkpoints, (self.log.n_bytes, dict(self.values), self.visits)][-KEEP:]
+        recorded = (self.log.n_bytes, self.log.crc32, dict(self.values), self.visits)
+        self.checkpoints = [*self.checkpoints, recorded][-KEEP:]
 
     @rule()
     def compact(self):
         before = self.log.path.stat().st_size
-        if self.log.compact(self.checkpoints[0][0]):
-            assert self.log.path.stat().st_size <= before + 150  # its first line
+        if self.log.compact(*self.checkpoints[0][:2]):
+            assert self.log.path.stat().st_size <= before + 200  # its first line
             with self.log.reading() as file:
                 old = list(rows_of(file))
             # what no checkpoint can go back to is there once
-            assert len(old) <= len(self.checkpoints[0][1]) + self.visits - self.checkpoints[0][2]
+            assert len(old) <= len(self.checkpoints[0][2]) + self.visits - self.checkpoints[0][3]
 
     @rule(step=st.integers(0, 6), at=st.integers(0, KEEP - 1), torn=st.integers(0, 30))
     def die(self, step, at, torn):
@@ -105,16 +106,40 @@ class Log(RuleBasedStateMachine):
             patch.setattr(os, "open", dies(os.open))
             patch.setattr(Path, "replace", dies(Path.replace))
             with suppress(Killed):
-                self.log.compact(self.checkpoints[0][0])
+                self.log.compact(*self.checkpoints[0][:2])
         # no orderly end: the descriptor goes, and the last write may be there in part
         self.log.close()
         with self.log.path.open("ab") as file:
             file.write(row(9, 9)[:torn])
         self.log = VisitLog(self.log.path, least_bytes=1)
         self.checkpoints = self.checkpoints[: at + 1]
-        length, values, self.visits = self.checkpoints[-1]
-        self.log.truncate(length)
+        length, crc32, values, self.visits = self.checkpoints[-1]
+        self.log.truncate(length, crc32)
         self.values = dict(values)
+
+    @rule(at=st.integers(0, 10**4), bit=st.integers(0, 7))
+    def alter(self, at, bit):
+        """Flip a bit: found at the lengths that it lies before, at no other, and not written anew by a compaction."""
+        good = self.log.path.read_bytes()
+        if not good:
+            return
+        at %= len(good)
+        altered = bytearray(good)
+        altered[at] ^= 1 << bit
+        self.log.path.write_bytes(altered)
+        more = len(good) - self.log.n_bytes  # what the file has beyond what was appended
+        for length, crc32, _, _ in self.checkpoints:
+            found = True
+            with suppress(CheckpointCorrupt), VisitLog(self.log.path) as log:
+                log.check(length, crc32)
+                found = False
+            assert found == (at < length + more)
+        length, crc32 = self.checkpoints[0][:2]
+        if at < length + more:
+            with suppress(CheckpointCorrupt):
+                assert not self.log.compact(length, crc32)
+            assert self.log.path.read_bytes() == altered
+        self.log.path.write_bytes(good)
 
     @invariant()
     def holds_the_last_row_of_each_particle(self):
@@ -149,6 +174,41 @@ def test_it_grows_with_the_particles_and_not_with_the_visits(tmp_path):
     with pytest.raises(CheckpointCorrupt, match="go from"):
         log.truncate(lengths[0] // 2)
     log.close()
+
+
+def test_what_earlier_releases_compacted_is_read_and_verified_from_then_on(tmp_path):
+    """Their first line has no CRC-32."""
+    path = tmp_path / "poses.visits"
+    dropped = len(row(1, 1)) + len(row(2, 1))
+    rest = [row(3, 1), row(1, 2), row(2, 2)]
+    through = dropped + len(rest[0]) + len(rest[1])
+    line = b"# compacted: %020d bytes and %020d rows were dropped of the first %020d bytes\n" % (dropped, 2, through)
+    path.write_bytes(line + b"".join(rest))
+    with VisitLog(path, least_bytes=1) as log:
+        log.truncate(through + len(rest[2]))
+        assert last_rows(log) == as_rows({3: 1, 1: 2, 2: 2})
+        log.append([row(3, 3)])
+        length, crc32 = log.n_bytes, log.crc32
+    good = path.read_bytes()
+    for at in range(8 * len(good)):
+        altered = bytearray(good)
+        altered[at // 8] ^= 1 << at % 8
+        path.write_bytes(altered)
+        if line[at // 8 : at // 8 + 1].isdigit() and at // 8 > len(b"# compacted: ") + 20:
+            continue  # by the count of rows and by what is the least length to go back to nothing is found
+        with pytest.raises(CheckpointCorrupt), VisitLog(path) as log:
+            log.check(length, crc32)
+    path.write_bytes(good)
+    with VisitLog(path, least_bytes=1) as log:
+        log.truncate(length, crc32)
+        log.append([row(3, value) for value in range(4, 14)])
+        length, crc32 = log.n_bytes, log.crc32
+        assert log.compact(length, crc32)
+        assert (log.n_bytes, log.crc32) == (length, crc32)
+        assert last_rows(log) == as_rows({3: 13, 1: 2, 2: 2})
+    with VisitLog(path) as log:
+        log.check(length, crc32)
+        assert log.dropped_rows == 2 + 11
 
 
 def test_a_first_line_of_another_kind_is_said(tmp_path):

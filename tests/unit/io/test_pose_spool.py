@@ -2,6 +2,8 @@ import csv
 import errno
 import os
 import subprocess
+import zlib
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from shutil import which
@@ -71,7 +73,8 @@ def test_exports_all_rows_with_relions_names(tmp_path: Path) -> None:
     with PoseSpool(tmp_path / "spool" / "poses.txt") as spool:
         _, rotation_1, shift_1 = append(spool, 0, 3, seed=1)
         length, rotation_2, shift_2 = append(spool, 3, 2, seed=2)
-        assert length == spool.length == SpoolLength(spool.path.stat().st_size)
+        assert length == spool.length
+        assert (length.rows, length.visits) == (spool.path.stat().st_size, 0)
         assert spool.export(tmp_path / "out.star", GROUPS) == 5
     table = read_star(tmp_path / "out.star")
     assert table.optics_groups == GROUPS
@@ -111,6 +114,43 @@ def test_goes_back_to_a_checkpoint_and_on_from_there(tmp_path: Path) -> None:
         append(spool, 10, 1)
         assert spool.export(tmp_path / "out.star", GROUPS) == 4
     assert read_star(tmp_path / "out.star").stack_index.tolist() == [0, 1, 2, 10]
+
+
+def test_no_bit_of_what_was_recorded_is_altered_unseen(tmp_path: Path) -> None:
+    """And what is altered behind it is found at the next length."""
+    with PoseSpool(tmp_path / "poses.rows") as spool:
+        results = {"pose_weight": np.ones(3), "effective_sample_size": np.ones(3), "log_evidence": np.zeros(3)}
+        poses = {"rotation": np.eye(3)[None].repeat(3, axis=0), "shift_angstrom": np.zeros((3, 2))}
+        lengths = []
+        for first in (0, 3):
+            rows = spool.append(batch(first, 3), **poses, half=np.zeros(3, int), **results)
+            spool.update(rows, **poses, **results)
+            lengths.append(spool.length)
+    for name in ("rows", "visits"):
+        path = tmp_path / f"poses.{name}"
+        good = path.read_bytes()
+        crc32 = [zlib.crc32(good[: getattr(length, name)]) for length in lengths]
+        assert [getattr(length, f"{name}_crc32") for length in lengths] == crc32
+        for at in np.random.default_rng(0).integers(0, 8 * len(good), 200).tolist():
+            altered = bytearray(good)
+            altered[at // 8] ^= 1 << at % 8
+            path.write_bytes(altered)
+            for length in lengths:
+                hit = at // 8 < getattr(length, name)
+                with (
+                    PoseSpool(tmp_path / "poses.rows") as spool,
+                    pytest.raises(CheckpointCorrupt, match=f"{path}.*alter") if hit else nullcontext(),
+                ):
+                    spool.check(length)
+            with PoseSpool(tmp_path / "poses.rows") as spool:
+                with pytest.raises(CheckpointCorrupt):
+                    spool.truncate(lengths[1])
+                spool.check(SpoolLength(lengths[1].rows, lengths[1].visits))  # as earlier releases recorded it
+            assert path.read_bytes() == altered
+        path.write_bytes(good)
+    with PoseSpool(tmp_path / "poses.rows") as spool:
+        spool.truncate(SpoolLength(lengths[0].rows, lengths[0].visits))
+        assert spool.length == lengths[0]
 
 
 def test_a_spool_shorter_than_the_checkpoint_says(tmp_path: Path) -> None:
@@ -239,7 +279,7 @@ def test_superseded_rows_go_and_the_export_stays_the_same(tmp_path: Path) -> Non
         with pytest.raises(CheckpointCorrupt, match="to go from"):
             spool.truncate(SpoolLength(recorded.rows, recorded.visits - 1))
         spool.truncate(SpoolLength())
-        assert spool.length == SpoolLength()
+        assert spool.length == SpoolLength(0, 0, 0, 0)
         assert not (tmp_path / "poses.visits").read_bytes()
 
 
@@ -289,4 +329,5 @@ class TestNoRoom:
             spool.truncate(length)
             room[0] = 10**9
             spool.sync()
-            assert spool.length == length == SpoolLength(spool.path.stat().st_size)
+            assert spool.length == length
+            assert length.rows == spool.path.stat().st_size

@@ -1,6 +1,7 @@
 """Sessions of the worker's loop on one folder and ledger, with real checkpoints and files; crashes on purpose."""
 
 import threading
+from functools import partial
 
 from fakes import FakePublisher, SumEngine, make_batch
 from prometheus_client import CollectorRegistry
@@ -12,6 +13,7 @@ from streamrecon.state.checkpoint import CheckpointStore
 from streamrecon.worker.loop import Worker
 from streamrecon.worker.main import SPOOL_NAME
 from streamrecon.worker.reconstruction import Reconstruction
+from streamrecon.worker.record import check_pose_tables
 
 
 class Crash(Exception):
@@ -35,7 +37,9 @@ class Session:
 
     def start(self, stop=None, sabotage=None):
         store = CheckpointStore(self.folder / "checkpoints")
-        self.reconstruction = Reconstruction(self.config, self.engine, self.folder / SPOOL_NAME, store.load_latest())
+        spool = self.folder / SPOOL_NAME
+        loaded = store.load_latest(partial(check_pose_tables, spool))
+        self.reconstruction = Reconstruction(self.config, self.engine, spool, loaded)
         try:
             self.feed = self.ledger.connect(
                 self.reconstruction.folded, self.reconstruction.feed_session, self.reconstruction.folded_link

@@ -2,10 +2,11 @@
 
 import json
 import threading
+import zlib
 
 import numpy as np
 import pytest
-from fakes import Ledger
+from fakes import Ledger, make_batch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sessions import Crash, Session, batches, crash_after_folds, final_sums, make_config
@@ -15,6 +16,7 @@ from streamrecon.io import read_star
 from streamrecon.state.checkpoint import CheckpointStore
 from streamrecon.worker import durability
 from streamrecon.worker.main import SPOOL_NAME, exclusive
+from streamrecon.worker.record import WorkerRecord
 
 
 @pytest.fixture(autouse=True)
@@ -152,13 +154,77 @@ def test_more_threads_or_another_snapshot_rate_is_no_other_reconstruction(tmp_pa
     Session(tmp_path, ledger, make_config(tmp_path, engine={"threads": 3}, snapshot={"every_images": 3})).start()
 
 
-def test_a_pose_table_that_lost_rows_is_found(tmp_path):
-    ledger = Ledger(batches(2))
-    Session(tmp_path, ledger).start()
-    spool = tmp_path / SPOOL_NAME
-    spool.write_bytes(spool.read_bytes()[:-10])
-    with pytest.raises(CheckpointCorrupt, match="recorded"):
+def cut(path, at):
+    path.write_bytes(path.read_bytes()[:at])
+
+
+def flip(path, at):
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
+
+
+def with_checkpoints(folder, n):
+    """Return the ledger of a session with a checkpoint after each batch, and what each recorded of the pose table."""
+    ledger = Ledger(batches(n))
+    session = Session(folder, ledger, make_config(folder, checkpoint={"every_seconds": 1e-9, "keep": n}))
+    recorded = []
+
+    def note(worker, session):
+        def finished(timeout_seconds, *, must=False):
+            finish(None, must=must)  # none is left out because another is being written
+            if len(recorded) < len(ledger.acked):
+                recorded.append(session.reconstruction._recorded.rows)
+
+        finish, worker._durability.finish = worker._durability.finish, finished
+
+    session.start(sabotage=note)
+    assert len(recorded) == n
+    return ledger, recorded
+
+
+@pytest.mark.parametrize("damage", [cut, flip])
+def test_a_pose_table_that_is_not_whole_leads_to_the_checkpoint_that_has_what_is(tmp_path, damage):
+    reference, out = tmp_path / "reference", tmp_path / "out"
+    with_checkpoints(reference, 4)
+    ledger, recorded = with_checkpoints(out, 4)
+    table = out / SPOOL_NAME
+    damage(table, recorded[1] + 10)
+    ledger.acked.clear()  # all come again, those that the checkpoint has are dropped
+    again = Session(out, ledger)
+    again.start()
+    assert again.metric("batches_dropped_total") == 0
+    assert again.metric("particles_folded_total") == 40
+    assert table.read_bytes() == (reference / SPOOL_NAME).read_bytes()
+    assert (out / "checkpoints" / "corrupt-000004").is_dir()
+    for name in ("particles.star", "snapshots/volume.mrc"):
+        assert len((out / name).read_bytes()) == len((reference / name).read_bytes())
+
+
+@pytest.mark.parametrize("damage", [cut, flip])
+def test_a_pose_table_that_no_checkpoint_finds_whole_ends_it(tmp_path, damage):
+    ledger, recorded = with_checkpoints(tmp_path, 2)
+    damage(tmp_path / SPOOL_NAME, recorded[0] - 10)
+    with pytest.raises(CheckpointCorrupt, match=rf"none of 2 checkpoints(?s:.*){SPOOL_NAME}"):
         Session(tmp_path, ledger).start()
+    assert len(list((tmp_path / "checkpoints").glob("checkpoint-*"))) == 2
+
+
+def test_a_checkpoint_without_checksums_of_the_pose_table_is_gone_on_from(tmp_path, monkeypatch):
+    """As earlier releases wrote it."""
+    earlier = WorkerRecord.to_json_able
+
+    def without(record):
+        return {name: value for name, value in earlier(record).items() if not name.endswith("crc32")}
+
+    with monkeypatch.context() as patch:
+        patch.setattr(WorkerRecord, "to_json_able", without)
+        ledger, _ = with_checkpoints(tmp_path, 2)
+    flip(tmp_path / SPOOL_NAME, 5)  # a digit of the first particle's name
+    ledger.batches |= {3: make_batch(3)}
+    Session(tmp_path, ledger).start()
+    record = CheckpointStore(tmp_path / "checkpoints").load_latest().extra
+    assert record["pose_spool_crc32"] == zlib.crc32((tmp_path / SPOOL_NAME).read_bytes())
 
 
 def test_a_failed_checkpoint_is_tried_again_and_nothing_is_acknowledged_meanwhile(tmp_path):
