@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
+from streamrecon.io import atomic
+
 # A disk without room: it may have some again.
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _BLOCK_BYTES = 1 << 20
@@ -36,16 +38,12 @@ class AppendFile:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
         self.shift = self.replaced = 0
-        self._descriptor = self._opened()
+        self._descriptor = _opened(path)
         self._closed = False
         self._written = os.fstat(self._descriptor).st_size
         self._waiting = b""
         self._crc32 = None if self._written else 0
         self._lock = threading.Lock()  # a checkpoint is made durable in a thread of its own
-
-    def _opened(self) -> int:
-        # not buffered: after a failed write it has to be known which bytes are in the file
-        return os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
 
     @property
     def n_bytes(self) -> int:
@@ -116,28 +114,55 @@ class AppendFile:
             self._crc32 = crc32
         self.sync()
 
-    def replace(self, write: Callable[[int], None], shift: int) -> None:
-        """Take up another file that ``write`` puts in the place of this one, given the length there is on the disk.
+    def replace(self, write: Callable[[BinaryIO, int], None], shift: int) -> None:
+        """Put another file in the place of this one, while others go on appending to it.
 
-        Nothing is written meanwhile. If ``write`` raises, the file that is then there is taken up; `replaced` tells.
+        ``write`` fills it, given how long this one is on the disk. What came meanwhile is copied behind that. Others
+        wait only for the last of it and for the rename, and not for the disk. If it raises, the file that is then there
+        is taken up; `replaced` tells.
         """
         with self._lock:
+            copied = self._written
+        temporary = atomic.temporary_beside(self.path)
+        try:
+            with temporary.open("xb") as out:
+                write(out, copied)
+                copied += self._copy(out.write, copied)
+                out.flush()
+                os.fsync(out.fileno())
+            new = _opened(temporary)
             try:
-                write(self._written)
-            finally:
-                # whatever happened, what comes next belongs into the file that is there now
-                if not os.path.samestat(self.path.stat(), os.fstat(self._descriptor)):
-                    new = self._opened()
-                    os.close(self._descriptor)
-                    self._descriptor = new
-                    self._written, self.shift = os.fstat(new).st_size, shift
+                with self._lock:
+                    self._copy(lambda block: os.write(new, block), copied)
+                    temporary.replace(self.path)
+                    # the descriptor of the one that is in use is never closed
+                    new, self._descriptor = self._descriptor, new
+                    self._written, self.shift = os.fstat(self._descriptor).st_size, shift
                     self.replaced += 1
+            finally:
+                os.close(new)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        atomic.sync_folder(self.path.parent)
+
+    def _copy(self, write: Callable[[bytes], int], start: int) -> int:
+        """Write what is on the disk from there on; return how many bytes that were."""
+        at = start
+        while block := os.pread(self._descriptor, _BLOCK_BYTES, at):
+            at += write(block)
+        return at - start
 
     def close(self) -> None:
         """Close it. What found no room is lost: no checkpoint has it."""
         if not self._closed:
             self._closed = True
             os.close(self._descriptor)
+
+
+def _opened(path: Path) -> int:
+    # not buffered: after a failed write it has to be known which bytes are in the file
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
 
 
 def crc32_of(file: BinaryIO, start: int, end: int, crc32: int = 0) -> int:

@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 
 from streamrecon.errors import CheckpointCorrupt
 from streamrecon.io.append_file import NO_ROOM, AppendFile, crc32_of
-from streamrecon.io.atomic import atomic_path
 
 _HEADING = re.compile(
     rb"# compacted: (\d{20}) bytes and (\d{20}) rows were dropped of the first (\d{20}) bytes"
@@ -258,13 +257,12 @@ class VisitLog:
                 left_crc32=left_crc32,
             )
 
-            def write(length: int) -> None:
-                with atomic_path(self.path) as temporary, temporary.open("wb") as out:
-                    out.write(now.heading)
-                    out.writelines(compress(rows_of(file, start, end), latest))
-                    file.seek(end)
-                    while block := file.read(min(_BLOCK_BYTES, length - file.tell())):
-                        out.write(block)
+            def write(out: BinaryIO, length: int) -> None:
+                out.write(now.heading)
+                out.writelines(compress(rows_of(file, start, end), latest))
+                file.seek(end)
+                while block := file.read(min(_BLOCK_BYTES, length - file.tell())):
+                    out.write(block)
 
             replaced = self._file.replaced
             try:

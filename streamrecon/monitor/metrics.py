@@ -123,7 +123,10 @@ class WorkerMetrics:
             "Since the last durable checkpoint (or the start): what a crash costs.",
         )
         self._checkpoint_bytes = gauge("checkpoint_bytes", "Size of the last checkpoint.")
-        self._checkpoint_seconds = gauge("checkpoint_write_seconds", "Time the last checkpoint took to write.")
+        self._checkpoint_seconds = gauge(
+            "checkpoint_write_seconds",
+            "Time the last checkpoint took: copying the state, making pose tables and store durable, writing.",
+        )
         self._errors = counter("errors_total", "Errors by kind; the session went on where it could.", ("kind",))
         self._assessed = AssessmentGauges(gauge, targets_angstrom)
         self.refinement = RefinementGauges(gauge)

@@ -213,7 +213,8 @@ class ParticleStore:
         held = self._map  # the file may grow meanwhile
         if held is None:
             return
-        held.flush()
+        # the same for Linux as mmap.flush(), which holds the interpreter, and so the loop, while the disk writes
+        os.fdatasync(self._file.fileno())
         # what is on disk need not be counted as ours
         held.madvise(mmap.MADV_DONTNEED)
 

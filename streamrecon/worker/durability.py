@@ -63,7 +63,7 @@ class Durability:
         self.unacknowledged: list[int] = []
         self._revisited = False
         self._at = time.monotonic()
-        self._not_before = 0.0
+        self._copy_seconds = self._not_before = 0.0
 
     @property
     def full(self) -> bool:
@@ -101,6 +101,7 @@ class Durability:
         self._revisited = False
         link = self._feed.link(self._reconstruction.folded.last)
         state, extra = self._reconstruction.state(self._feed.session, link)
+        self._copy_seconds = time.monotonic() - self._at
         self._checkpointer.submit(state, extra, list(self.unacknowledged))
         self._control.checkpoint_started()
 
@@ -130,7 +131,7 @@ class Durability:
         self._feed.ack(batch_ids)
         durable = set(batch_ids)
         self.unacknowledged = [i for i in self.unacknowledged if i not in durable]
-        self._metrics.checkpoint_durable(saved.bytes, saved.seconds)
+        self._metrics.checkpoint_durable(saved.bytes, self._copy_seconds + saved.seconds)
         self._control.checkpoint_durable(saved)
         _log.debug("checkpoint durable", number=saved.number, bytes=saved.bytes, batches=len(batch_ids))
 

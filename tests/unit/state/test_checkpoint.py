@@ -3,6 +3,7 @@ import math
 import os
 import shutil
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from structlog.testing import capture_logs
 
 from streamrecon.errors import CheckpointCorrupt, CheckpointIncompatible, StateError
 from streamrecon.reconstruct.results import EngineState
+from streamrecon.state import background
 from streamrecon.state.background import AsyncCheckpointer
 from streamrecon.state.checkpoint import CheckpointStore
 from streamrecon.state.compatibility import check_compatible
@@ -281,6 +283,16 @@ def test_background_hands_back_the_token_only_when_durable(store, monkeypatch):
     assert saved.path.is_dir()
     assert not checkpointer.busy
     assert checkpointer.poll(None) is None
+    checkpointer.close()
+
+
+def test_what_is_made_durable_before_counts_as_the_checkpoints_time(store, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(background, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    checkpointer = AsyncCheckpointer[int](store, before=lambda: clock.append(clock.pop() + 5.0))
+    checkpointer.submit(make_state(), {}, 1)
+    saved, _ = checkpointer.poll(None)
+    assert saved.seconds == 5.0
     checkpointer.close()
 
 

@@ -2,7 +2,9 @@
 
 import json
 import threading
+import time
 import zlib
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -246,6 +248,22 @@ def test_a_failed_checkpoint_is_tried_again_and_nothing_is_acknowledged_meanwhil
     assert session.metric("errors_total", kind="state_error") == 1
     assert ledger.acked == {1, 2, 3}
     assert "checkpoint_failed" in [e[0] for e in session.publisher.events]
+
+
+def test_copying_the_state_counts_as_the_checkpoints_time(tmp_path, monkeypatch):
+    session = Session(tmp_path, Ledger(batches(1)))
+    behind = [0.0]
+    monkeypatch.setattr(durability, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + behind[0]))
+
+    def slow(worker, session):
+        def state(feed_session):
+            behind[0] += 1000.0
+            return copied(feed_session)
+
+        copied, session.reconstruction.state = session.reconstruction.state, state
+
+    session.start(sabotage=slow)
+    assert session.metric("checkpoint_write_seconds") >= 1000.0
 
 
 def test_a_second_worker_on_the_same_folder_is_refused(tmp_path):

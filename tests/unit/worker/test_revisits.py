@@ -1,12 +1,14 @@
 """Revisits in the worker's loop: in idle time only, published and counted apart, and as it was after every crash."""
 
+import os
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
-from fakes import BOX, FakePublisher, Ledger, SumEngine, make_batch
+from fakes import BOX, FakeFeed, FakePublisher, Ledger, SumEngine, make_batch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
@@ -176,8 +178,6 @@ def in_order(session):
 @pytest.fixture
 def feed_class():
     """FakeFeed's own `drained` comes back after the test."""
-    from fakes import FakeFeed
-
     drained = FakeFeed.drained
     yield
     FakeFeed.drained = drained
@@ -285,6 +285,52 @@ def test_a_visit_that_fails_costs_the_store_those_particles_and_nothing_else(tmp
     assert session.metric("store_particles") == 73
     assert "revisit_refused" in [kind for kind, _, _ in session.publisher.events]
     assert len(read_star(tmp_path / "particles.star")) == 80
+
+
+def stands_still(stand, name, monkeypatch):
+    """Let the disk stand still in a call that makes a file durable, once, until ``stand`` comes back."""
+    real, stood = getattr(os, name), []
+
+    def call(descriptor):
+        path = Path(f"/proc/self/fd/{descriptor}").readlink().name
+        if not stood and path.startswith(("particles.store", ".poses.visits.tmp")):
+            stood.append(path)
+            stand()
+        real(descriptor)
+
+    monkeypatch.setattr(os, name, call)
+    return stood
+
+
+@pytest.mark.parametrize("call", ["fdatasync", "fsync"])
+def test_while_store_and_poses_are_made_durable_it_folds_and_visits_on(tmp_path, feed_class, monkeypatch, call):
+    """Of the store its pages, of the poses of visits those that are written anew."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    def stand():
+        begun.set()
+        assert go_on.wait(100)
+
+    stood = stands_still(stand, call, monkeypatch)
+    ledger = Ledger({i: make_batch(i) for i in range(1, 5)})
+    session = Session(tmp_path, ledger)
+    poll, turn = FakeFeed.poll, []
+
+    def polled(feed, timeout):
+        engine = session.reconstruction.engine
+        if begun.is_set() and not turn:
+            ledger.batches[5] = make_batch(5)
+            turn.append(engine.visits)
+        if turn and engine.visits > turn[0] + 20 and 5 in session.reconstruction.folded:
+            go_on.set()
+        return poll(feed, timeout)
+
+    monkeypatch.setattr(FakeFeed, "poll", polled)
+    session.start(turns=20, visits=400)
+    assert len(stood) == 1
+    assert go_on.is_set()
+    assert in_order(session)
+    assert len(read_star(tmp_path / "particles.star")) == 100
 
 
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
