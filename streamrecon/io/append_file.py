@@ -41,7 +41,7 @@ class AppendFile:
         self._descriptor = _opened(path)
         self._closed = False
         self._written = os.fstat(self._descriptor).st_size
-        self._waiting = b""
+        self._waiting = bytearray()
         self._crc32 = None if self._written else 0
         self._lock = threading.Lock()  # a checkpoint is made durable in a thread of its own
 
@@ -77,7 +77,7 @@ class AppendFile:
             stored = max(0, min(length, self._written - at))
             found = os.pread(self._descriptor, stored, at) if stored else b""
             start = max(0, at - self._written)
-            return found + self._waiting[start : start + length - stored]
+            return found + self._waiting[start : start + length - stored]  # bytes, as the first of both
 
     def write_waiting(self) -> None:
         """Write what waits.
@@ -93,7 +93,8 @@ class AppendFile:
     def _write(self) -> None:
         while self._waiting:
             written = os.write(self._descriptor, self._waiting)
-            self._written, self._waiting = self._written + written, self._waiting[written:]
+            self._written += written
+            del self._waiting[:written]  # moves nothing
 
     def sync(self) -> None:
         """Make everything appended so far durable.
@@ -110,7 +111,7 @@ class AppendFile:
         """Cut it back to a length that it had, and the CRC-32 that it had with it; what waits is dropped."""
         with self._lock:
             os.ftruncate(self._descriptor, n_bytes + self.shift)
-            self._written, self._waiting = n_bytes + self.shift, b""
+            self._written, self._waiting = n_bytes + self.shift, bytearray()
             self._crc32 = crc32
         self.sync()
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import structlog
 
-from streamrecon.errors import StateError
+from streamrecon.errors import StateError, StateUnwritable
 from streamrecon.monitor.metrics import WorkerMetrics
 from streamrecon.state.background import AsyncCheckpointer
 from streamrecon.state.checkpoint import CheckpointStore
@@ -43,6 +43,8 @@ class Durability:
     ----------
     unacknowledged : list of int
         Batches that are folded and in no durable checkpoint, in order.
+    waits_for_room : bool
+        Whether the last checkpoint found the disk full; what changes now adds up in memory.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class Durability:
         self._tell = tell
         self._checkpointer = AsyncCheckpointer[list[int]](store, before=reconstruction.sync)
         self.unacknowledged: list[int] = []
+        self.waits_for_room = False
         self._revisited = False
         self._at = time.monotonic()
         self._copy_seconds = self._not_before = 0.0
@@ -119,6 +122,8 @@ class Durability:
             self._metrics.error(error)
             self._control.checkpoint_failed(error)
             self._reconstruction.checkpointed(durable=False)
+            self.waits_for_room = isinstance(error, StateUnwritable)
+            self._revisited = True  # what this one would have held is not durable yet
             if must:
                 raise
             self._not_before = time.monotonic() + _RETRY_CHECKPOINT_SECONDS
@@ -127,6 +132,7 @@ class Durability:
         if done is None:
             return
         self._reconstruction.checkpointed(durable=True)
+        self.waits_for_room = False
         saved, batch_ids = done
         self._feed.ack(batch_ids)
         durable = set(batch_ids)

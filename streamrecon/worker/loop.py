@@ -150,16 +150,21 @@ class Worker:
         while self._revisits.wanted and not stop.is_set():
             self._control.finishing = self._revisits.progress
             self._obey(steering)
-            if self._control.paused:
-                stop.wait(POLL_SECONDS)
-            else:
+            if self._may_revisit:
                 self._revisit()
+            else:
+                stop.wait(POLL_SECONDS)
             self._keep_up()
 
     @property
     def _idle(self) -> bool:
-        """Whether nothing is queued, and visits to particles seen before would pay."""
-        return self._feed.paused and not (self._undecided or self._control.paused) and self._revisits.wanted
+        """Whether nothing is queued, and visits to particles seen before would pay and may be made."""
+        return self._feed.paused and not self._undecided and self._may_revisit and self._revisits.wanted
+
+    @property
+    def _may_revisit(self) -> bool:
+        """Whether people and the disk allow visits: without room for them their poses would pile up in memory."""
+        return not (self._control.paused or self._durability.waits_for_room)
 
     def _next(self, stop: threading.Event, timeout_seconds: float) -> tuple[int, ParticleBatch] | None:
         if not (self._control.paused or self._durability.full):

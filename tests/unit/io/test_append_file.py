@@ -1,6 +1,9 @@
 """The file that the pose tables are: who appends never waits for the disk that it is written anew on."""
 
+import errno
+import os
 import threading
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -38,3 +41,34 @@ def test_while_another_file_takes_its_place_it_is_appended_to_and_read(file):
     assert file.read(8, 13) == b"new then last"
     assert file.replaced == 1
     assert [path.name for path in file.path.parent.iterdir()] == ["rows"]
+
+
+def test_what_waits_for_room_is_not_copied_whole_at_each_append(file, monkeypatch):
+    """What is traced at most would be twice what waits."""
+
+    def write(descriptor, data):
+        if not room[0]:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        room[0] -= 1
+        return real(descriptor, memoryview(data)[:100_000])
+
+    real, room, rows = os.write, [0], [bytes([65 + i % 26]) * 40_000 for i in range(200)]
+    monkeypatch.setattr(os, "write", write)
+    tracemalloc.start()
+    try:
+        for row in rows:
+            file.append(row)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    whole = b"".join(rows)
+    assert most < 1.5 * len(whole)
+    for _ in range(50):  # room comes bit by bit
+        room[0] = 1
+        with pytest.raises(OSError, match="No space"):
+            file.write_waiting()
+    assert file.read(len(whole) - 50_000, 60_000) == whole[-50_000:]
+    assert isinstance(file.read(len(whole) - 10, 10), bytes)
+    room[0] = 10**6
+    file.sync()
+    assert file.path.read_bytes() == whole

@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry
 
 from streamrecon.compute.cpu import CpuBackend
 from streamrecon.config.model import Config
-from streamrecon.errors import CheckpointCorrupt, NumericalError
+from streamrecon.errors import CheckpointCorrupt, NumericalError, StateUnwritable
 from streamrecon.inference.compact import encode
 from streamrecon.io import read_star
 from streamrecon.io.visit_log import VisitLog, rows_of
@@ -118,7 +118,7 @@ class Session:
         )
         self.publisher = FakePublisher()
 
-    def start(self, turns, crash_at=None, visits=0):
+    def start(self, turns, crash_at=None, visits=0, *, open_ended=True):
         """Let the loop go round so often once there were so many visits, then stop it in order; or let it die."""
         deadline = time.monotonic() + 240
         store = CheckpointStore(self.folder / "checkpoints")
@@ -126,7 +126,8 @@ class Session:
         feed = self.ledger.connect(
             self.reconstruction.folded, self.reconstruction.feed_session, self.reconstruction.folded_link
         )
-        type(feed).drained = property(lambda _: False)
+        if open_ended:
+            type(feed).drained = property(lambda _: False)
         stop, left = threading.Event(), [turns]
         poll = feed.poll
 
@@ -331,6 +332,40 @@ def test_while_store_and_poses_are_made_durable_it_folds_and_visits_on(tmp_path,
     assert go_on.is_set()
     assert in_order(session)
     assert len(read_star(tmp_path / "particles.star")) == 100
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_without_room_on_the_disk_nothing_is_visited(tmp_path, feed_class, monkeypatch, ended):
+    """Rows of visits would pile up in memory; with room again it goes on, also after the end of the stream."""
+    monkeypatch.setattr(durability, "_RETRY_CHECKPOINT_SECONDS", 0.001)
+    save, full, visits = CheckpointStore.save, [], []
+    session = Session(tmp_path, Ledger({i: make_batch(i) for i in range(1, 5)}), final_sweeps=3)
+
+    def saved(store, state, extra):
+        if session.reconstruction.engine.visits > 100 and len(full) < 20:
+            full.append(session.reconstruction.engine.visits)
+            raise StateUnwritable("No space left on device")
+        return save(store, state, extra)
+
+    def turned(worker):
+        if worker._durability.waits_for_room:
+            visits.append(session.reconstruction.engine.visits)
+        return turn(worker)
+
+    turn = Worker._keep_up
+    monkeypatch.setattr(CheckpointStore, "save", saved)
+    monkeypatch.setattr(Worker, "_keep_up", turned)
+    if ended:
+        monkeypatch.setattr(Worker, "_idle", False)
+        monkeypatch.setattr(FakeFeed, "drained", property(lambda feed: len(feed.handed_out) == 4))
+        session.start(turns=10**6, open_ended=False)
+    else:
+        session.start(turns=20, visits=320)
+    assert len(full) == 20
+    assert len(visits) >= 20
+    assert len(set(visits)) == 1
+    assert session.reconstruction.engine.visits == 320
+    assert in_order(session)
 
 
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
