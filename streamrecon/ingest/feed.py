@@ -42,6 +42,7 @@ from streamrecon.transport.feed_schema import (
 )
 from streamrecon.transport.gate import Gate
 from streamrecon.transport.keys import ServerKeys
+from streamrecon.transport.seldom import Seldom
 
 _log = structlog.get_logger(__name__)
 _MAX_MESSAGES_A_POLL = 1000
@@ -106,6 +107,7 @@ class FeedServer:
         # Workers that hold leases from before a restart have as long as any other to come back.
         self._absent_since = dict.fromkeys(self._batches.leases(), clock())
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._seldom = Seldom()
         self._gate = Gate(self._context, curve, self._metrics.peer_refused)
         self._socket = self._context.socket(zmq.ROUTER)
         # Credits bound what is under way to a worker that reads: what is dropped beyond is nobody's.
@@ -163,12 +165,14 @@ class FeedServer:
             message = decode_worker_message(frames)
         except ProtocolVersionError as error:
             self._metrics.message_dropped("version")
-            _log.warning("feed_version_refused", reason=str(error))
+            if times := self._seldom.due("version"):
+                _log.warning("feed_version_refused", reason=str(error), times=times)
             self._send(route, ErrorReply("protocol_version", str(error)))
             return
         except TransportError as error:
             self._metrics.message_dropped("garbage")
-            _log.warning("feed_message_dropped", reason=str(error)[:500])
+            if times := self._seldom.due("garbage"):
+                _log.warning("feed_message_dropped", reason=str(error)[:500], times=times)
             return
         if isinstance(message, Hello):
             self._hello(route, message)
@@ -274,7 +278,8 @@ class FeedServer:
 
     def _turn_away(self, route: bytes, hello: Hello, reason: str) -> None:
         """Tell a worker that its checkpoint is not of this ledger; nothing of what it says is believed."""
-        _log.error("worker_refused", worker=hello.worker_id, reason=reason)
+        if times := self._seldom.due("misfit"):
+            _log.error("worker_refused", worker=hello.worker_id, reason=reason, times=times)
         self._send(route, ErrorReply("session_mismatch", reason))
 
     def _refuse(
