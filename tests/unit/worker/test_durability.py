@@ -256,9 +256,9 @@ def test_copying_the_state_counts_as_the_checkpoints_time(tmp_path, monkeypatch)
     monkeypatch.setattr(durability, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + behind[0]))
 
     def slow(worker, session):
-        def state(feed_session):
+        def state(*arguments):
             behind[0] += 1000.0
-            return copied(feed_session)
+            return copied(*arguments)
 
         copied, session.reconstruction.state = session.reconstruction.state, state
 
