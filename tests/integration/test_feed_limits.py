@@ -1,6 +1,9 @@
 """A worker that has said a proper Hello and then asks for more than it reads, or says that it cannot read."""
 
 import contextlib
+import errno
+import os
+import threading
 
 import numpy as np
 import pytest
@@ -10,7 +13,7 @@ from streamrecon.ingest import feed_workers
 from streamrecon.ingest.batcher import Batcher
 from streamrecon.ingest.ledger import LEDGER_NAME, Ledger
 from streamrecon.ingest.metrics import NoIngestMetrics
-from streamrecon.io import read_sections, write_stack
+from streamrecon.io import mrc, read_sections, write_stack
 from streamrecon.transport import feed_schema
 from streamrecon.transport.feed_client import FeedClient
 from streamrecon.transport.table_wire import OpticsWire, ParticleRow
@@ -169,18 +172,24 @@ def test_after_some_batches_with_pixels_it_is_asked_to_read_again(tmp_path, serv
     assert "s11.mrcs" in read
 
 
-@pytest.mark.parametrize("number", [13, 116, 5, 110], ids=["EACCES", "ESTALE", "EIO", "ETIMEDOUT"])
-def test_a_worker_that_may_not_look_asks_for_the_pixels(tmp_path, serve, monkeypatch, number):
-    """`Path.is_file` raises these; root may look anywhere, so they are made up."""
+@pytest.mark.parametrize("call", ["open", "fstat"])
+@pytest.mark.parametrize("number", [errno.EACCES, errno.ESTALE, errno.EIO, errno.ETIMEDOUT])
+def test_a_worker_that_may_not_look_asks_for_the_pixels(tmp_path, serve, monkeypatch, call, number):
+    """Root may look anywhere, so the refusals are made up; of the worker only, which is this thread."""
     fill(tmp_path)
     server = serve()
-    from streamrecon.transport import feed_client
+    refused, real = [], getattr(os, call)
 
-    class Path(type(tmp_path)):
-        def stat(self, **_):
-            raise OSError(number, "made up", str(self))
+    def refusing(*arguments, **options):
+        if threading.current_thread() is threading.main_thread():
+            refused.append(arguments)
+            raise OSError(number, os.strerror(number))
+        return real(*arguments, **options)
 
-    monkeypatch.setattr(feed_client, "Path", Path)
     with FeedClient(server.endpoint, "w") as client:
-        for (_, batch), s in zip(take(client, 2), range(2), strict=True):
+        with monkeypatch.context() as patch:
+            patch.setattr(mrc.os, call, refusing)
+            taken = take(client, 2)
+        assert refused
+        for (_, batch), s in zip(sorted(taken, key=lambda t: t[0]), range(2), strict=True):
             np.testing.assert_array_equal(batch.images, images(5, seed=s))
