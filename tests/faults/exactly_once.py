@@ -40,6 +40,12 @@ def assert_exactly_once(session, *, ledger_folder=None):
     return len(fed), len(ids)
 
 
+def queued_batches(session):
+    """Return how many batches wait for a worker."""
+    with closing(sqlite3.connect(f"file:{session.output / 'ledger.sqlite'}?mode=ro", uri=True)) as ledger:
+        return ledger.execute("SELECT count(*) FROM batches WHERE state = 'queued'").fetchone()[0]
+
+
 def folded(session):
     """Return how many particles stand in the raw pose table, however often they were visited."""
     return len(set(pose_rows(session)))

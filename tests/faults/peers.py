@@ -13,14 +13,15 @@ import psutil
 import zmq
 
 from streamrecon.transport import control_schema, feed_schema, schema
-from tests.e2e.daemon import ended, wait_for
-from tests.faults.exactly_once import assert_exactly_once, folded
+from tests.e2e.daemon import ended, streamrecon, wait_for
+from tests.faults.exactly_once import assert_exactly_once, folded, queued_batches
 from tests.faults.microscope import PER_MICROGRAPH, PacedSession
 
 # A greeting of ZMTP 3.0 with the NULL mechanism: https://rfc.zeromq.org/spec/23/
 _GREETING = b"\xff" + bytes(8) + b"\x7f" + b"\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32)
 _READY = b"\x04\x1c\x05READY\x0bSocket-Type\0\0\0\x06DEALER"
 _MOST_MEMORY_BYTES = 256 * 2**20
+_BACKLOG = 12  # micrographs, of a batch each
 _ZMQ_SOCKETS = ("feed", "events", "volumes", "snapshots", "control")
 SOCKETS = (*_ZMQ_SOCKETS, "monitor")
 
@@ -56,6 +57,14 @@ def run_peers(folder, *, seconds=60.0, seed=1):
         memory = {pid: p.memory_info().rss for pid, p in before.items()}
         report.descriptors_before = {names[pid]: p.num_fds() for pid, p in before.items()}
         began = time.monotonic()
+        with _paused(session, daemon):
+            # long enough, in a campaign, that without a bound it would be far above what is allowed
+            timer = threading.Timer(seconds / 3, lambda: None)
+            timer.start()
+            (ingest,) = [process for pid, process in before.items() if names[pid] == "ingest"]
+            most = _greedy(_ports(session)["feed"], report.attacks, timer.finished, ingest)
+            report.memory_growth_bytes["ingest, before one that does not read"] = most - memory[ingest.pid]
+            assert most - memory[ingest.pid] < _MOST_MEMORY_BYTES, f"ingest grew by {most - memory[ingest.pid]} bytes"
         _attack(session, report, seconds, random.Random(seed), daemon)
         report.seconds = time.monotonic() - began
         session.deliver_all()
@@ -89,9 +98,25 @@ def _name(process):
     return next((verb for verb in ("ingest", "worker", "page", "run") if verb in words), " ".join(words))
 
 
-def _attack(session, report, seconds, choose, daemon):
+def _ports(session):
     ports = {name: urllib.parse.urlsplit(getattr(session.ports, name)).port for name in _ZMQ_SOCKETS}
-    ports["monitor"] = int(session.ports.monitor.rsplit(":", 1)[1])
+    return ports | {"monitor": int(session.ports.monitor.rsplit(":", 1)[1])}
+
+
+@contextlib.contextmanager
+def _paused(session, daemon):
+    """Have the worker take nothing, so that batches wait for whoever asks for them."""
+    said = streamrecon("ctl", "-c", session.config, "pause")
+    assert said.returncode == 0, said.stderr
+    session.deliver(_BACKLOG)
+    wait_for(lambda: queued_batches(session) >= _BACKLOG // 2, daemon)
+    yield
+    said = streamrecon("ctl", "-c", session.config, "resume")
+    assert said.returncode == 0, said.stderr
+
+
+def _attack(session, report, seconds, choose, daemon):
+    ports = _ports(session)
     stop = threading.Event()
     threads = [
         threading.Thread(target=_raw, args=(name, port, random.Random(choose.random()), report.attacks, stop))
@@ -189,8 +214,8 @@ def _zmq(name, port, choose, attacks, stop):
                 stop.wait(0.05)
 
 
-def _greedy(port, attacks, stop):
-    """Be a worker by all that it says, ask for everything, again and again, and read nothing.
+def _greedy(port, attacks, stop, ingest=None):
+    """Be a worker by all that it says, ask for everything, again and again, and read nothing; return ingest's memory.
 
     Each Hello puts back what the one before was lent, and has it sent anew: nothing but what ingest allows bounds it.
     """
@@ -206,12 +231,14 @@ def _greedy(port, attacks, stop):
                     with contextlib.suppress(zmq.Again):
                         sock.send_multipart(feed_schema.encode(message), zmq.NOBLOCK)
                 attacks["feed: asks for everything and does not read"] += 1
+            most = 0 if ingest is None else ingest.memory_info().rss
         # what it was lent last goes back at once, and not only with its lease
         with context.socket(zmq.DEALER) as sock:
             sock.connect(f"tcp://127.0.0.1:{port}")
             sock.send_multipart(feed_schema.encode(feed_schema.Hello(**hello, credits=0)))
             assert sock.poll(60_000), "ingest does not answer"
             sock.send_multipart(feed_schema.encode(feed_schema.Bye()))
+    return most
 
 
 def _feed_messages(choose):

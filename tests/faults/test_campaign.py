@@ -51,7 +51,7 @@ def test_hostile_peers_on_every_socket(tmp_path):
     assert {name.split(":")[0] for name in report.attacks} == set(SOCKETS)
     assert report.dropped > 0
     assert report.attacks["feed: asks for everything and does not read"] > 0
-    assert report.memory_growth_bytes.keys() == {"run", "ingest", "worker", "page"}
+    assert report.memory_growth_bytes.keys() > {"run", "ingest", "worker", "page"}
 
 
 def test_strangers_are_refused_counted_and_logged(tmp_path):
