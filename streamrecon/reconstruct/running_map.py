@@ -128,7 +128,7 @@ class RunningMap:
 
     def _hand_over(self) -> None:
         """Begin refinement: halves posed against the common map's surest shells until they have maps of their own."""
-        self._progress.stages.hand_over(self._progress.done.particles_seen, self.points.k_max)
+        self._progress.stages.hand_over(self.points.k_max)
         volume = self.halves.low_passed(self._sure_shells_alone())
         self._take_up((volume, volume))
         self.empty()

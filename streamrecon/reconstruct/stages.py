@@ -25,8 +25,6 @@ class Stages:
     name : str
     reason : str
         What brought it here, for people.
-    refining_since : int
-        Particles seen at the hand-over; -1 before.
     split : bool
         Whether each half is posed against its own map. After the hand-over it takes until those maps are good enough;
         meanwhile both are posed against the old map's low frequencies.
@@ -34,7 +32,6 @@ class Stages:
 
     name: str = "searching"
     reason: str = "start from random poses"
-    refining_since: int = -1
     split: bool = False
     at_rest: int = 0
     lost: int = 0
@@ -55,9 +52,9 @@ class Stages:
         self.at_rest = self.at_rest + 1 if missing_shells <= 1 else 0
         return self.at_rest >= _REST_UPDATES
 
-    def hand_over(self, particles_seen: int, shells: int) -> None:
+    def hand_over(self, shells: int) -> None:
         """Begin refinement."""
-        self.name, self.refining_since, self.split = "refining", particles_seen, False
+        self.name, self.split = "refining", False
         self.reason = f"band at rest at {shells} shells"
 
     def note_entropy(self, entropy: float) -> bool:

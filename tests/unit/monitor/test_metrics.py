@@ -217,7 +217,7 @@ def test_every_stage_and_kind_of_fsc_that_the_engine_reports_has_a_series(regist
     said.append(engine.status)
     stages.settle(0.5)
     said.append(engine.status)
-    stages.hand_over(1000, 20)
+    stages.hand_over(20)
     stages.split = True
     said.append(engine.status)
     assert {status.stage for status in said} == set(STAGES)

@@ -1,5 +1,6 @@
 """What moves a reconstruction from stage to stage."""
 
+from streamrecon.reconstruct.counters import from_prefix, with_prefix
 from streamrecon.reconstruct.stages import Stages
 
 
@@ -11,24 +12,32 @@ def test_the_way_forward():
     assert "0.40" in stages.reason
     assert [stages.note_band(m) for m in (3, 1, 0, 4, 1, 1)] == [False] * 6
     assert stages.note_band(0)
-    stages.hand_over(5000, 22)
-    assert (stages.name, stages.refining_since, stages.split) == ("refining", 5000, False)
+    stages.hand_over(22)
+    assert (stages.name, stages.split) == ("refining", False)
     assert "22 shells" in stages.reason
     stages.settle(0.1)  # a settled annealer does not undo a hand-over
     assert stages.name == "refining"
+
+
+def test_what_an_earlier_release_saved_is_read():
+    """It knew a count more, which nothing ever read."""
+    stages = Stages(name="refining", reason="band at rest at 22 shells", split=True, lost=3)
+    saved = with_prefix("stage_", stages) | {"stage_refining_since": 5000}
+    assert from_prefix(Stages, "stage_", saved) == stages
+    assert "stage_refining_since" not in with_prefix("stage_", stages)
 
 
 def test_the_way_back_when_new_images_contradict_the_map():
     stages = Stages()
     assert not any(stages.note_entropy(9.0) for _ in range(30))  # searching is wide by nature
     stages.settle(0.4)
-    stages.hand_over(5000, 22)
+    stages.hand_over(22)
     stages.split = True
     entropies = [3.0] * 9 + [0.2] + [3.0] * 10
     lost = [stages.note_entropy(e) for e in entropies]
     assert lost == [False] * 19 + [True]
     stages.search_again()
-    assert (stages.name, stages.refining_since, stages.split, stages.lost) == ("searching", -1, False, 0)
+    assert (stages.name, stages.split, stages.lost) == ("searching", False, 0)
     assert "contradict" in stages.reason
 
 
