@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from streamrecon.compute.backend import Array, Backend
 from streamrecon.errors import NumericalError
-from streamrecon.fourier.points import half_plane_points
 from streamrecon.geometry.orientation import Orientation
 from streamrecon.inference.importance import PoseSamples
 from streamrecon.inference.observation import ImageGeometry, Observations
@@ -26,6 +25,7 @@ from streamrecon.reconstruct.collective import ALONE, Collective, Share
 from streamrecon.reconstruct.counters import Recent
 from streamrecon.reconstruct.image_model import ImageModel
 from streamrecon.reconstruct.kept import Contribution, KeptLayout, KeptParticles, joined_ranks
+from streamrecon.reconstruct.observing import Observer
 from streamrecon.reconstruct.posing import PoseEstimator
 from streamrecon.reconstruct.progress import Progress
 from streamrecon.reconstruct.report import batch_result, random_poses, snapshot_of
@@ -72,7 +72,6 @@ class Trajectory:
         self._geometry = geometry
         self._backend = backend
         self._seed = seed
-        self._keep = keep
         self._collective = collective
         self._layout = KeptLayout(k_limit, settings.samples)
         self._poses = PoseEstimator(settings, geometry, backend)
@@ -80,6 +79,7 @@ class Trajectory:
         symmetry = Symmetry(settings.symmetry, find_symmetry, collective)
         self._map = RunningMap(settings, geometry, k_limit, backend, self._poses, self._progress, symmetry, collective)
         self._images = ImageModel(backend, geometry)
+        self._observer = Observer(self._poses, self._images, self._map, self._layout, backend, keep=keep)
 
     @property
     def settled_at(self) -> int:
@@ -161,17 +161,11 @@ class Trajectory:
         steps = np.array([1.0 / (g.box_size * g.pixel_size_angstrom) for g in table.optics_groups], np.float32)
         step = steps[table.optics_group_index]
         share = Share(self._collective, len(batch))
-        images = np.ascontiguousarray(share.own(batch.images), np.float32)
-        mine = (share.own(coefficients), share.own(step), share.own(group))
-        band = half_plane_points(self._layout.band) if self._keep else None
-        observations = self._poses.preparer.prepare(images, *mine, self._map.points, band)
-        (power,) = share.join(observations.power)
-        self._images.meet(group, power, observations.mask_fill, batch.identities)
-        observations = self._images.scaled(observations, self._map.points, self._poses.search_rings)
+        observations, power = self._observer.new(batch, coefficients, step, group, share)
         rng = self._random()
         if self._map.halves.latest is None:
             self._start_from_random_poses(observations, share, n_a, rng)
-        seen = self._seen(share, observations, n_a, group, power)
+        seen = self._observer.seen(share, observations, n_a, group, power)
         temperature = self._temperature(seen)
         samples, weighed = self._poses.sample(
             observations, seen.inverse_noise, self._map.points, temperature, seen.n_a, rng, share
@@ -203,11 +197,11 @@ class Trajectory:
         """
         started = time.perf_counter()
         share = Share(self._collective, len(kept))
-        own, observations, power = self._recalled(kept, share)
+        own, observations, power = self._observer.recalled(kept, share)
         rng = self._random()
         if self._map.halves.latest is None:
             self._start_from_random_poses(observations, share, n_a, rng)
-        seen = self._seen(share, observations, n_a, kept.group, power)
+        seen = self._observer.seen(share, observations, n_a, kept.group, power)
         # poses that another start found say nothing here, and those of the search would only be learnt by heart
         ours = kept.contribution.frame >> 32 == self._seed[1]
         usable = bool(ours.all()) and not self._progress.searching
@@ -237,25 +231,8 @@ class Trajectory:
             Sorted: the first ``n_a`` belong to half a.
         """
         share = Share(self._collective, len(kept))
-        _, observations, power = self._recalled(kept, share)
-        return float(self._held_out(self._seen(share, observations, n_a, kept.group, power)).mean())
-
-    def _recalled(self, kept: KeptParticles, share: Share) -> tuple[KeptParticles, Observations, NDArray[np.float32]]:
-        """Return this rank's kept particles, what is observed of them, and the power of all."""
-        own = kept if share.alone else kept.take(share.index)
-        observations = self._poses.preparer.recall(
-            own.images,
-            own.ctf_coefficients,
-            own.frequency_step,
-            own.group,
-            self._map.points,
-            half_plane_points(self._layout.band),
-        )
-        (power,) = share.join(observations.power)
-        # a start made in idle time meets its first images here
-        names = [f"kept particle {i}" for i in range(len(kept))]
-        self._images.meet(kept.group, power, observations.mask_fill, names)
-        return own, self._images.scaled(observations, self._map.points, self._poses.search_rings), power
+        _, observations, power = self._observer.recalled(kept, share)
+        return float(self._held_out(self._observer.seen(share, observations, n_a, kept.group, power)).mean())
 
     def _fading(self, ours: NDArray[np.bool_]) -> int:
         """Return how many images of a visit the sums forget for, as for new ones.
@@ -270,17 +247,6 @@ class Trajectory:
 
     def _random(self) -> np.random.Generator:
         return np.random.Generator(np.random.Philox(key=_stream(self._seed, self._progress.done.step)))
-
-    def _seen(
-        self,
-        share: Share,
-        observations: Observations,
-        n_a: int,
-        group: NDArray[np.int32],
-        power: NDArray[np.float32],
-    ) -> Seen:
-        noise = self._images.noise.inverse(observations.group)
-        return Seen(share, observations, noise, self._backend.to_device(noise), share.of(n_a), group, power)
 
     def _explained_by_the_other_half(self, seen: Seen) -> bool:
         """Return whether images that were seen before show that the map is not merely their own noise."""
