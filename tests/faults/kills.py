@@ -3,7 +3,7 @@
 The session is then run again without a fault, on a copy of its ledger with every batch unfolded: the same batches
 in the same order, so that the two maps have to agree bit for bit. That is asked of a session without visits in quiet
 moments, since when it is quiet depends on the kills; in a session with visits each particle must be in the map once
-and each visit in the pose table.
+and each visit in the pose table, and the maps must agree shell by shell as well as other draws of the same poses do.
 """
 
 import json
@@ -21,14 +21,22 @@ import mrcfile
 import numpy as np
 import psutil
 
+from streamrecon.assess.align import align_volumes
 from tests.e2e.daemon import ENVIRONMENT, Patience, Session
 from tests.faults.exactly_once import assert_exactly_once, folded, pose_rows
-from tests.faults.microscope import EARLY_VISITS, NO_VISITS, PER_MICROGRAPH, PacedSession
+from tests.faults.microscope import EARLY_VISITS, NO_VISITS, PER_MICROGRAPH, PIXEL_SIZE, PIXELS, PacedSession
 
 VICTIMS = ("ingest", "worker", "supervisor", "all three")
 _READY_SECONDS = 60.0
 _LONGEST_WAIT_SECONDS = 3.0
 MAPS = ("volume", "half_a", "half_b")
+# so clear that few particles decide where all lie, whenever they are visited
+_CLEAR_SNR = 1.0
+_ENOUGH_TO_VISIT = 20  # micrographs
+_ALIGNED_SHELLS = PIXELS // 2 - 3  # beyond them a map that was turned has nothing
+# poses are drawn anew at each visit: where noise weighs as much as the map, maps of other visits are other draws of it
+LEAST_FSC_OF_VISITED = 0.7
+LEAST_FSC_BELOW_HALF = 0.95  # up to half the resolution's frequency
 
 
 @dataclass
@@ -47,6 +55,8 @@ class KillReport:
     visits: int = 0
     bitwise: dict = field(default_factory=dict)
     lowest_fsc: dict = field(default_factory=dict)
+    resolution_angstrom: list = field(default_factory=list)
+    image_visits: list = field(default_factory=list)
     minutes: float = 0.0
 
 
@@ -100,8 +110,8 @@ class Init:
 def run_kills(folder, kills, *, seed=1, micrographs_a_kill=1, visits=False, minutes=None, say=lambda _: None):
     """Kill, hold what is left against what was written, run it again without a fault; return a `KillReport`.
 
-    With ``visits`` kept particles are visited again in quiet moments, and it is not run again. After ``minutes``
-    nothing more is killed.
+    With ``visits`` kept particles are visited again in quiet moments, and at the end. After ``minutes`` nothing
+    more is killed.
 
     Raises
     ------
@@ -111,15 +121,23 @@ def run_kills(folder, kills, *, seed=1, micrographs_a_kill=1, visits=False, minu
     began = time.monotonic()
     choose = random.Random(seed)
     report = KillReport()
-    particles = PER_MICROGRAPH * max(20, kills * micrographs_a_kill)
-    session = PacedSession(folder / "killed", particles, seed=seed, more=EARLY_VISITS if visits else NO_VISITS)
+    first = _ENOUGH_TO_VISIT if visits else 0
+    particles = PER_MICROGRAPH * max(20, first + kills * micrographs_a_kill)
+    session = PacedSession(
+        folder / "killed",
+        particles,
+        seed=seed,
+        more=EARLY_VISITS if visits else NO_VISITS,
+        **({"snr": _CLEAR_SNR} if visits else {}),
+    )
     init = Init(session)
     try:
+        session.deliver(first)
         for number in range(kills):
             if minutes is not None and time.monotonic() > began + 60 * minutes:
                 break
             session.deliver(micrographs_a_kill)
-            _kill(init, session, choose, report)
+            _kill(init, session, choose, report, visits=visits)
             say(f"kill {number + 1} of {kills}: {dict(report.kills)}")
         session.deliver_all()
         _stop(init, session)
@@ -130,18 +148,22 @@ def run_kills(folder, kills, *, seed=1, micrographs_a_kill=1, visits=False, minu
     _read_log(session, report)
     report.particles, report.batches = assert_exactly_once(session)
     report.visits = len(pose_rows(session))
-    if not visits:
-        reference = uninterrupted(session, folder / "reference")
+    reference = uninterrupted(session, folder / "reference")
+    if visits:
+        _compare_visited(session, reference, report)
+    else:
         _compare(session, reference, report)
     report.minutes = (time.monotonic() - began) / 60
     return report
 
 
-def _kill(init, session, choose, report):
-    """Kill one of the processes, at a random moment of its life."""
+def _kill(init, session, choose, report, *, visits):
+    """Kill one of the processes, at a random moment of its life; with ``visits`` once there were some."""
     victim = choose.choice(VICTIMS)
     when = choose.random()
-    if when < 0.6:
+    if visits:
+        _wait_for_visits(init, session, report)
+    elif when < 0.6:
         # in the midst of work: while batches are folded and checkpoints written
         _wait_for_work(init, session)
     deadline = time.monotonic() + choose.uniform(0.0, _LONGEST_WAIT_SECONDS if choose.random() < 0.5 else 0.5)
@@ -182,6 +204,19 @@ def _wait_for_work(init, session):
         if spool.exists() and spool.stat().st_size > size:
             return
         if folded(session) == session.particles_delivered:
+            return
+        time.sleep(0.02)
+
+
+def _wait_for_visits(init, session, report):
+    """Wait until the table of visits changes, or long enough that nobody's turn is left."""
+    table = session.output / "poses.visits"
+    patience = Patience(_READY_SECONDS)
+    size = table.stat().st_size if table.exists() else 0
+    while patience.lasts():
+        init.look()
+        if table.exists() and table.stat().st_size != size:
+            report.moments["while particles were visited"] += 1
             return
         time.sleep(0.02)
 
@@ -239,14 +274,40 @@ def uninterrupted(session, folder):
 
 def _compare(session, reference, report):
     for name in MAPS:
-        one, two = (s.output / "snapshots" / f"{name}.mrc" for s in (session, reference))
-        with mrcfile.open(one) as first, mrcfile.open(two) as second:
-            report.bitwise[name] = bool(np.array_equal(first.data, second.data))
-            fsc = shell_correlation(first.data, second.data)
+        one, two = (_read(s, name) for s in (session, reference))
+        report.bitwise[name] = bool(np.array_equal(one, two))
+        fsc = shell_correlation(one, two)
         report.lowest_fsc[name] = float(fsc.min())
         assert report.lowest_fsc[name] > 0.999, f"{name}: {fsc}"
     poses = [(s.output / "poses.rows").read_bytes() for s in (session, reference)]
     report.bitwise["poses"] = poses[0] == poses[1]
+
+
+def _compare_visited(session, reference, report):
+    """Compare maps that differ in when and how often particles were visited: by shells, up to the resolution.
+
+    Nothing holds the frame: unless they are closer as they are, the one map is turned onto the other first.
+    """
+    both = (session, reference)
+    maps = [_read(s, "volume") for s in both]
+    report.resolution_angstrom = [_status(s)["resolution_angstrom"] for s in both]
+    report.image_visits = [_status(s)["image_visits"] for s in both]
+    report.bitwise["volume"] = bool(np.array_equal(*maps))
+    last = min(int(PIXELS * PIXEL_SIZE / max(report.resolution_angstrom) + 1e-6), _ALIGNED_SHELLS)
+    ways = (maps[1], align_volumes(*maps, PIXEL_SIZE).volume)  # turning a map that need not be turned costs it some
+    fsc = max((shell_correlation(maps[0], other)[1 : last + 1] for other in ways), key=np.min)
+    report.lowest_fsc = {"volume": float(fsc.min()), "below half": float(fsc[: last // 2].min())}
+    assert report.lowest_fsc["volume"] > LEAST_FSC_OF_VISITED, fsc
+    assert report.lowest_fsc["below half"] > LEAST_FSC_BELOW_HALF, fsc
+
+
+def _status(session):
+    return json.loads((session.output / "snapshots" / "status.json").read_text())
+
+
+def _read(session, name):
+    with mrcfile.open(session.output / "snapshots" / f"{name}.mrc") as file:
+        return np.array(file.data)
 
 
 def shell_correlation(one, two):

@@ -40,7 +40,7 @@ class PacedSession(Session):
     save and publish far more often than they would beside an instrument, so that faults meet all of it.
     """
 
-    def __init__(self, folder, particles, *, seed=1, more="", hurried=True, per_micrograph=PER_MICROGRAPH):
+    def __init__(self, folder, particles, *, seed=1, more="", hurried=True, per_micrograph=PER_MICROGRAPH, snr=0.2):
         super().__init__(folder, seed=seed, more=(HURRIED if hurried else "") + INPUT + more)
         if hurried:
             text = self.config.read_text().replace("scan_seconds = 2.0", "scan_seconds = 0.5")
@@ -50,7 +50,7 @@ class PacedSession(Session):
         incoming, self.incoming = self.incoming, self.folder / "stage"
         try:
             self.simulate(
-                *("--box", PIXELS, "--pixel-size", PIXEL_SIZE, "--snr", 0.2, "--seed", seed),
+                *("--box", PIXELS, "--pixel-size", PIXEL_SIZE, "--snr", snr, "--seed", seed),
                 *("--micrographs-of", per_micrograph, "--particles", particles),
             )
         finally:

@@ -7,7 +7,7 @@ import numpy as np
 
 from tests.faults.damage import run_damage
 from tests.faults.disk import DISKS, run_full_disk
-from tests.faults.kills import run_kills
+from tests.faults.kills import LEAST_FSC_BELOW_HALF, LEAST_FSC_OF_VISITED, run_kills
 from tests.faults.memory import run_memory
 from tests.faults.peers import run_peers
 from tests.faults.soak import STORE_MEGABYTES, run_soak
@@ -63,9 +63,13 @@ def visits(folder, options):
     victims = ", ".join(f"{name} {n}" for name, n in sorted(r.kills.items()))
     return f"""## kill -9 among visits in quiet moments
 
-{sum(r.kills.values())} kills ({victims}; {r.moments["while a checkpoint was being written"]} while a checkpoint was being written) of a session that settles early and visits kept particles
+{sum(r.kills.values())} kills ({victims}; {r.moments["while a checkpoint was being written"]} while a checkpoint was being written, {r.moments["while particles were visited"]} while particles were visited) of a session that settles early and visits kept particles
 again whenever nothing new waits. The worker resumed from a checkpoint {r.resumed} times. All {r.particles} particles are in the map once. The map counts {r.visits} image
 visits, and as many poses stand in the table: {r.visits - r.particles} of particles that were visited again.
+
+The session was folded again without a fault, and both ended their sweeps. When it is quiet, and so which sums are made, depends on the kills: the maps are {"" if r.bitwise["volume"] else "not "}the
+same to the bit, of {r.image_visits[0]} and {r.image_visits[1]} visits, at {r.resolution_angstrom[0]:.1f} and {r.resolution_angstrom[1]:.1f} A. Turned onto each other, if need be, their lowest FSC of any shell up to there (13 at most) is {r.lowest_fsc["volume"]:.4f} (required: over
+{LEAST_FSC_OF_VISITED}), and up to half that frequency {r.lowest_fsc["below half"]:.4f} (over {LEAST_FSC_BELOW_HALF}). Each visit draws its poses anew: where noise weighs as much as the map, other visits give another map.
 """
 
 
