@@ -175,7 +175,7 @@ def subscribers(folder, options):
     return f"""## Fifty subscribers, half of them stalled
 
 {r.subscribers} subscribers to events and volumes, of which every second one never reads, by turns with none, within one run; each turn is held against the
-two beside it. Maps go out every 200 particles, some twice a second.
+two beside it. Maps go out every 200 particles.
 
 | a particle | {len(r.watched)} turns with subscribers, by those without: median and range | noise: turns without, by those without |
 | --- | --- | --- |
