@@ -9,7 +9,7 @@ from tests.faults.damage import run_damage
 from tests.faults.disk import run_full_disk, small_disk
 from tests.faults.kills import VICTIMS, run_kills
 from tests.faults.peers import SOCKETS, run_peers
-from tests.faults.soak import PARTICLES_A_STACK, SoakReport, run_soak
+from tests.faults.soak import PARTICLES_A_STACK, SoakReport, count_exported, run_soak
 from tests.faults.strangers import run_strangers
 from tests.faults.subscribers import run_subscribers
 
@@ -115,3 +115,22 @@ class TestWhatASoakMayNotDo:
         self.soak(lag_seconds=stood_still).check()
         with pytest.raises(AssertionError, match="fell behind"):
             self.soak(lag_seconds=[20.0] * 300 + [400.0] * 60).check()
+
+    @pytest.mark.parametrize(
+        ("change", "found"),
+        [
+            (lambda rows: rows, ""),
+            (lambda rows: rows[1:], "not in the map"),
+            (lambda rows: rows + rows[:1], "in the map more than once"),
+        ],
+    )
+    def test_no_particle_is_missing_or_there_twice(self, tmp_path, change, found):
+        rows = [
+            f"1.5 {i + 1:06d}@Extract/soak_{stack:06d}.mrcs 2" for stack in range(3) for i in range(PARTICLES_A_STACK)
+        ]
+        (tmp_path / "p.star").write_text("\n".join(["data_particles", "loop_", "_rlnImageName #2", *change(rows)]))
+        if found:
+            with pytest.raises(AssertionError, match=f"1 of 300 are {found}"):
+                count_exported(tmp_path / "p.star", 3)
+        else:
+            assert count_exported(tmp_path / "p.star", 3) == 300
