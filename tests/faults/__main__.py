@@ -87,7 +87,8 @@ def _write(options):
     head = (
         "# Faults\n\n"
         "What was done to the daemon, and what it did. `make faults` and `make fuzz` write this page; each\n"
-        "part says at which revision it was run last. Short versions of most are tests (`tests/faults/`).\n\n"
+        "part says at which revision it was run last. Short versions of all but two\n"
+        "(visits, memory) are tests (`tests/faults/`).\n\n"
         f"{about['processor']}, {about['cores']} cores, Python {about['python']}. Where a part does not say that the\n"
         "machine was its own, other programs ran beside: times by the clock say little then, counts and ratios do.\n"
     )
