@@ -72,9 +72,7 @@ def run_strangers(folder, *, rounds=3, seed=1):
         for _ in range(rounds):
             for door in _ROLE:
                 for who, curve in _strangers(keys, door).items():
-                    before = _refused(session).total()
-                    more = lambda before=before: _refused(session).total() > before  # noqa: E731  # of this knock
-                    _knock(session, door, curve, lambda more=more: wait_for(more, daemon))
+                    _knock(session, door, curve, daemon)
                     report.knocked[door, who] += 1
             session.deliver(1)
         operator = _keys(keys, OPERATOR_NAME)
@@ -116,8 +114,9 @@ def _strangers(keys, door):
     return strangers | {f"the {name}'s key": _keys(keys, name) for name in _NAMES if name != _ROLE[door]}
 
 
-def _knock(session, door, curve, counted):
-    """Say what somebody who belongs there would say, and hear nothing until it is ``counted``."""
+def _knock(session, door, curve, daemon):
+    """Say what somebody who belongs there would say, and hear nothing until well after it is counted as refused."""
+    before = _refused(session).total()
     with zmq.Context() as context, context.socket(zmq.SUB if door in ("events", "volumes") else zmq.DEALER) as sock:
         sock.linger = 0
         if curve is not None:
@@ -134,7 +133,7 @@ def _knock(session, door, curve, counted):
             sock.send_multipart(control_schema.encode(control_schema.Knock(control_schema.PROTOCOL_VERSION)))
         else:
             sock.subscribe("")
-        counted()
+        wait_for(lambda: _refused(session).total() > before, daemon)
         assert not sock.poll(_SILENCE_MILLISECONDS), f"{door} answers a stranger"
 
 

@@ -83,3 +83,15 @@ def crash_after_folds(n, *, acknowledged=False):
         session.reconstruction.fold = counted
 
     return sabotage
+
+
+def stopped_by_a_visit(monkeypatch, engine):
+    """Return an event that a kind of engine sets when it first visits a batch again: a person stops it then."""
+    stop, visit = threading.Event(), engine.revisit
+
+    def stopping(self, kept, search):
+        stop.set()
+        return visit(self, kept, search)
+
+    monkeypatch.setattr(engine, "revisit", stopping)
+    return stop

@@ -1,11 +1,10 @@
 """After the stream has ended: a stated number of sweeps, told and counted, and broken off at once when asked."""
 
-import threading
 from dataclasses import replace
 
 import pytest
 from fakes import FakeFeed, Ledger
-from sessions import Session, batches, make_config
+from sessions import Session, batches, make_config, stopped_by_a_visit
 from test_revisits import VisitEngine
 
 from streamrecon.io import read_star
@@ -62,13 +61,8 @@ def test_they_end_early_where_nothing_is_gained(tmp_path, monkeypatch):
 
 
 def test_a_stop_ends_them_at_once_and_leaves_everything_durable(tmp_path, monkeypatch):
-    stop, visit = threading.Event(), VisitEngine.revisit
-
-    def stopping(self, kept, search):
-        stop.set()
-        return visit(self, kept, search)
-
-    monkeypatch.setattr(VisitEngine, "revisit", stopping)
+    visit = VisitEngine.revisit
+    stop = stopped_by_a_visit(monkeypatch, VisitEngine)
     session = session_of(tmp_path, final_sweeps=5)
     assert session.start(stop) == "drained"
     assert session.reconstruction.engine.visits == 80 + 7

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 from fakes import FakeFeed, Ledger, make_batch
-from sessions import Session, batches, make_config
+from sessions import Session, batches, make_config, stopped_by_a_visit
 from test_revisits import VisitEngine
 
 from streamrecon.io import read_star
@@ -95,13 +95,8 @@ def test_where_there_are_no_visits_the_search_ends_with_the_stream(tmp_path, bus
 
 
 def test_a_stop_ends_it_at_once_and_the_next_start_goes_on(tmp_path, busy, monkeypatch):
-    stop, visit = threading.Event(), SearchingEngine.revisit
-
-    def stopping(self, kept, search):
-        stop.set()
-        return visit(self, kept, search)
-
-    monkeypatch.setattr(SearchingEngine, "revisit", stopping)
+    visit = SearchingEngine.revisit
+    stop = stopped_by_a_visit(monkeypatch, SearchingEngine)
     session = session_of(tmp_path, final_sweeps=1)
     assert session.start(stop) == "drained"
     assert session.reconstruction.engine.visits == 80 + 20
