@@ -118,8 +118,11 @@ class Session:
         )
         self.publisher = FakePublisher()
 
-    def start(self, turns, crash_at=None, visits=0, *, open_ended=True):
-        """Let the loop go round so often once there were so many visits, then stop it in order; or let it die."""
+    def start(self, turns, crash_at=None, visits=0, *, until=lambda: True, open_ended=True):
+        """Let the loop go round so often once there were so many visits, then stop it in order; or let it die.
+
+        Not before what it waits for has come about, either.
+        """
         deadline = time.monotonic() + 240
         store = CheckpointStore(self.folder / "checkpoints")
         self.reconstruction = Reconstruction(self.config, VisitEngine, self.folder / SPOOL_NAME, store.load_latest())
@@ -133,7 +136,7 @@ class Session:
 
         def counted(timeout):
             engine = self.reconstruction.engine
-            if visits and (engine is None or engine.visits < visits):
+            if not until() or (visits and (engine is None or engine.visits < visits)):
                 assert time.monotonic() < deadline
             else:
                 left[0] -= 1
@@ -314,7 +317,8 @@ def test_while_store_and_poses_are_made_durable_it_folds_and_visits_on(tmp_path,
 
     stood = stands_still(stand, call, monkeypatch)
     ledger = Ledger({i: make_batch(i) for i in range(1, 5)})
-    session = Session(tmp_path, ledger)
+    # visits must not be over before poses are written anew, however long a checkpoint takes
+    session = Session(tmp_path, ledger, max_sweeps=100)
     poll, turn = FakeFeed.poll, []
 
     def polled(feed, timeout):
@@ -327,7 +331,7 @@ def test_while_store_and_poses_are_made_durable_it_folds_and_visits_on(tmp_path,
         return poll(feed, timeout)
 
     monkeypatch.setattr(FakeFeed, "poll", polled)
-    session.start(turns=20, visits=400)
+    session.start(turns=20, until=go_on.is_set)
     assert len(stood) == 1
     assert go_on.is_set()
     assert in_order(session)
@@ -350,7 +354,10 @@ def test_without_room_on_the_disk_nothing_is_visited(tmp_path, feed_class, monke
     def turned(worker):
         if worker._durability.waits_for_room:
             visits.append(session.reconstruction.engine.visits)
-        return turn(worker)
+        turn(worker)
+        # visits must not be over before the disk is full, however long a checkpoint takes
+        while session.reconstruction.engine.visits > 100 and not full:
+            turn(worker)
 
     turn = Worker._keep_up
     monkeypatch.setattr(CheckpointStore, "save", saved)
