@@ -6,8 +6,9 @@
 
 The box is tiny (8 pixels), so that what is measured is ingest and not the disk. Printed are the start-up from the first
 look to the last particle in the ledger, with the peak of memory; then, with all that in memory, how long a new stack
-takes from its rename to its particles in the ledger (beyond `settle_seconds`); and what a scan of the known files takes
-of the processor, beside the least that it could: listing the folders and asking for each file's size and time.
+takes from its rename to its particles in the ledger (beyond `settle_seconds`); what a scan of the known files takes
+of the processor, beside the least that it could: listing the folders and asking for each file's size and time; and how
+long ingest takes to know everything again when it is started anew, beside the first start.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from numpy.typing import NDArray
 
 from benchmarks.common import parser, print_machine, print_table, write_json
 from streamrecon.ingest.ledger import LEDGER_NAME, Ledger
+from streamrecon.ingest.metrics import NoIngestMetrics
 from streamrecon.ingest.scan import Scan, Wanted
 from streamrecon.ingest.service import IngestService, IngestSettings
 from streamrecon.io.mrc_write import write_stack
@@ -84,11 +86,22 @@ def _arguments() -> argparse.Namespace:
     return options.parse_args()
 
 
+class _Known(NoIngestMetrics):
+    """Notes how many stacks are ready, as ingest itself counts them once it has nothing else to do."""
+
+    stacks = 0
+
+    def files(self, what: str, state: str, count: int) -> None:
+        if (what, state) == ("stack", "ready"):
+            self.stacks = count
+
+
 class _TimedIngest(IngestService):
     """Notes what each scan takes of the processor, with all that is done about what it finds."""
 
     def __init__(self, settings: IngestSettings) -> None:
-        super().__init__(settings)
+        self.known = _Known()
+        super().__init__(settings, self.known)
         self.scans: list[float] = []
 
     def _scan(self, now: float) -> None:
@@ -110,23 +123,9 @@ def measure(root: Path, output: Path, arguments: argparse.Namespace) -> list[dic
         endpoint="tcp://127.0.0.1:0",
         orphan_seconds=1e6,
     )
-    stop, ready = threading.Event(), threading.Event()
-    processor_seconds: list[float] = []
-    services: list[_TimedIngest] = []
-
-    def serve() -> None:
-        # here, as the ledger's connection belongs to the thread that made it
-        service = _TimedIngest(settings)
-        services.append(service)
-        ready.set()
-        service.run(stop)
-        processor_seconds.append(time.thread_time())
-
     before = _own_mib()
     began = time.perf_counter()
-    thread = threading.Thread(target=serve)
-    thread.start()
-    ready.wait()
+    run = _Run(settings)
     with Ledger(output / LEDGER_NAME, access="read") as ledger:
         while _known(ledger) < total:
             # counting a million rows takes its time, too
@@ -134,20 +133,25 @@ def measure(root: Path, output: Path, arguments: argparse.Namespace) -> list[dic
         start_up = time.perf_counter() - began
         peak, own = _peak_mib(), _own_mib()
         latencies = [_one_more(root, ledger, arguments.stacks + i, arguments.particles) for i in range(arguments.new)]
-    scans = services[0].scans
+    scans = run.service.scans
     known = len(scans)
     while len(scans) == known:
         time.sleep(0.1)
     least = min(_least_scan(root) for _ in range(3))
-    stop.set()
-    thread.join()
+    processor_seconds = run.end()
+    began = time.perf_counter()
+    again = _Run(settings)
+    while again.service.known.stacks < arguments.stacks + arguments.new:
+        time.sleep(0.01)
+    restart = time.perf_counter() - began
+    restart_processor_seconds = again.end()
     size = (output / LEDGER_NAME).stat().st_size / 2**20
     return [
         {"what": "files", "value": files},
         {"what": "particles in the ledger", "value": total},
         {"what": "start-up until all are in the ledger, s", "value": start_up},
         {"what": "the same, ms a stack", "value": 1000 * start_up / arguments.stacks},
-        {"what": "processor time of the whole run, s", "value": processor_seconds[0]},
+        {"what": "processor time of the whole run, s", "value": processor_seconds},
         {"what": "peak of memory, MiB", "value": peak},
         {"what": "memory that belongs to no file before, MiB", "value": before},
         {"what": "the same with all in the ledger, MiB", "value": own},
@@ -157,7 +161,34 @@ def measure(root: Path, output: Path, arguments: argparse.Namespace) -> list[dic
         {"what": "a scan of the known files, processor, us a file", "value": 1e6 * scans[known] / files},
         {"what": "scandir and stat alone, us a file", "value": 1e6 * least / files},
         {"what": "ratio", "value": scans[known] / least},
+        {"what": "started anew, until all stacks are known again, s", "value": restart},
+        {"what": "processor time of that, s", "value": restart_processor_seconds},
+        {"what": "started anew, by the first start-up", "value": restart / start_up},
     ]
+
+
+class _Run:
+    """Ingest in a thread of its own, from its start to its end."""
+
+    def __init__(self, settings: IngestSettings) -> None:
+        self._settings = settings
+        self._stop, ready = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._serve, args=(ready,))
+        self._thread.start()
+        ready.wait()
+
+    def _serve(self, ready: threading.Event) -> None:
+        # here, as the ledger's connection belongs to the thread that made it
+        self.service = _TimedIngest(self._settings)
+        ready.set()
+        self.service.run(self._stop)
+        self._processor_seconds = time.thread_time()
+
+    def end(self) -> float:
+        """Stop it; return what it took of the processor, in seconds."""
+        self._stop.set()
+        self._thread.join()
+        return self._processor_seconds
 
 
 def _known(ledger: Ledger) -> int:

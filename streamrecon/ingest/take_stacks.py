@@ -71,6 +71,9 @@ class StackTaker:
         if not stack.settle.referred:
             self._seek(stack, now)
             return
+        if self._is_known(stack, sighting):
+            stack.settle.probed(None, now)
+            return
         problem: Problem | None = None
         examined: Examined | None = None
         seen: Fingerprint | None = None
@@ -102,6 +105,16 @@ class StackTaker:
         if sampling is None:
             # the first stack of a session decides what the next is held against
             self.record(now)
+
+    def _is_known(self, stack: Stack, sighting: Sighting) -> bool:
+        """Whether an earlier run examined a stack as it is now; images that nothing named then are examined later.
+
+        Size and time of change tell, as they do while ingest runs: a restart does not read a session's pixels again.
+        """
+        if stack.sections or stack.known is None:
+            return False  # examined in this run; or what it held is to be forgotten
+        stack.sections = self._ledger.contents.sections_as_examined(stack.name, sighting.size, sighting.mtime_ns)
+        return stack.sections > 0
 
     def record(self, now: float) -> None:
         """Put what was examined into the ledger."""

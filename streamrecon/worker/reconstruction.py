@@ -103,7 +103,11 @@ class Reconstruction:
         self.sampling = (record.box_size, record.pixel_size_angstrom)
         self.engine = self._make_engine(self._config, *self.sampling)
         self.engine.restore(state)
-        self._tally_again()
+        tallies = Tallies.restored(state.arrays)
+        if tallies is None:  # of an earlier release, or of another frame
+            self._tally_again()
+        else:
+            self.tallies, self._tallied = tallies, self.engine.orientation
         self._open_store(StoreIndex.restored(state.arrays, state.scalars))
 
     def _tally_again(self) -> None:
@@ -253,6 +257,8 @@ class Reconstruction:
             optics_groups=list(self._groups),
         )
         state = self.engine.state()
+        if self.engine.orientation.same_frame(self._tallied):
+            state = EngineState({**state.arrays, **self.tallies.arrays()}, state.scalars)
         if self.store is not None:
             arrays, scalars = self.store.index.checkpoint()
             state = EngineState({**state.arrays, **arrays}, {**state.scalars, **scalars})

@@ -1,8 +1,8 @@
-"""What the worker counts of every particle: views and defocus. Bounded, rebuilt from the pose table at a restart."""
+"""What the worker counts of every particle: views and defocus. Bounded, and part of every checkpoint."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,8 @@ from streamrecon.geometry.rotation import rotation_from_euler
 from streamrecon.io.pose_spool import PoseRows
 
 DEFOCUS_EDGES_ANGSTROM = tuple(float(edge) for edge in range(0, 60_001, 1_000))
+
+_ANGULAR, _DEFOCUS = "tally_angular", "tally_defocus"  # in a checkpoint
 
 
 class Tallies:
@@ -52,6 +54,22 @@ class Tallies:
         known = np.asarray(defocus_angstrom, np.float64)
         edges = np.asarray(DEFOCUS_EDGES_ANGSTROM)
         self.defocus += np.histogram(np.clip(known[np.isfinite(known)], edges[0], edges[-1]), edges)[0]
+
+    def arrays(self) -> dict[str, NDArray[np.generic]]:
+        """Return a copy as a checkpoint holds it."""
+        return {_ANGULAR: self.angular.copy(), _DEFOCUS: self.defocus.copy()}
+
+    @classmethod
+    def restored(cls, arrays: Mapping[str, NDArray[np.generic]]) -> Tallies | None:
+        """Return those of a checkpoint; None if it has none, or counted otherwise."""
+        tallies = cls()
+        angular, defocus = arrays.get(_ANGULAR), arrays.get(_DEFOCUS)
+        if angular is None or angular.shape != tallies.angular.shape:
+            return None
+        if defocus is None or defocus.shape != tallies.defocus.shape:
+            return None
+        tallies.angular, tallies.defocus = np.array(angular, np.float64), np.array(defocus, np.int64)
+        return tallies
 
     def copy(self) -> Tallies:
         """Return a copy that the next batch does not change."""
