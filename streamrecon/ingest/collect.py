@@ -126,7 +126,7 @@ class Collector:
         first = [s for s in self._followed.open_stacks.values() if s.settle.referred and not s.replaced]
         if self._examine(first, now, end):
             return True
-        for manifest in list(self._followed.unread.values()):
+        for manifest in self._manifests.in_order():
             if self._manifests.due(manifest, now):
                 self._manifests.read(manifest, now)
                 if time.monotonic() > end:

@@ -55,6 +55,12 @@ class ManifestReader:
         self._copies = copies
         # what was read and is not in the ledger yet
         self._records: dict[str, FileRecord] = {}
+        # size and time of change of those that an earlier run read, and this one has not
+        self._before = {record.name: (record.size, record.mtime_ns) for record in ledger.manifests()}
+
+    def in_order(self) -> list[Manifest]:
+        """Return the manifests that wait, last those that an earlier run read: new ones don't wait for all of them."""
+        return sorted(self._followed.unread.values(), key=lambda m: self._before.get(m.name) == m.settle.signature)
 
     def due(self, manifest: Manifest, now: float) -> bool:
         """Return True if a manifest wants to be read now."""
@@ -64,6 +70,7 @@ class ManifestReader:
 
     def read(self, manifest: Manifest, now: float) -> None:
         """Read a manifest; whatever it holds, this does not raise."""
+        self._before.pop(manifest.name, None)
         path, settle = manifest.path, manifest.settle
         sighting = look_at(path)
         if sighting is None:

@@ -67,6 +67,27 @@ def test_it_opens_no_stack_that_is_as_it_was(root, start, opened):
     assert bench.quarantine_of("short.mrcs") == []
 
 
+def test_what_is_new_does_not_wait_for_what_is_known(root, start):
+    for number in range(20):
+        put(root / f"old{number}.mrcs", images(2, seed=number))
+    start().look()
+    put(root / "new.mrcs", images(2, seed=99))
+    bench = start()
+    # each round there is time to read one file
+    for _ in range(6):
+        bench.look(rounds=1, budget_seconds=0.0)
+    assert is_ready(bench, "new.mrcs")
+    assert bench.ready() == 42
+    # one that changed is new
+    put(root / "old7.mrcs", images(4, seed=7))
+    bench = start()
+    for _ in range(6):
+        bench.look(rounds=1, budget_seconds=0.0)
+    assert bench.ready() == 44
+    bench.look(rounds=6 * 22, budget_seconds=0.0)
+    assert is_ready(bench, *(f"old{number}.mrcs" for number in range(20)))
+
+
 def test_images_past_its_end_are_given_up_in_time_all_the_same(root, start):
     fill(root)
     start().look()
