@@ -5,13 +5,14 @@ import re
 import signal
 import time
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import psutil
 
 from streamrecon.compare.session import scrape
-from tests.e2e.daemon import ended, wait_for
+from tests.e2e.daemon import ended, samples, wait_for
 from tests.faults.microscope import PacedSession
 
 PARTICLES_A_STACK = 100
@@ -59,12 +60,16 @@ class SoakReport:
     lag_seconds : list of float
     others_share : float
         Of the machine's processor time, what neither the daemon nor this program used.
+    restart_seconds : dict of float, seconds
+        Started again after all that: until its map is there, until a stack that came meanwhile is in it, and until
+        every stack is known again.
     disk_mib : dict of float, MiB
         What lies in the session's folder at the end, by name.
     """
 
     seconds: float = 0.0
     others_share: float = 0.0
+    restart_seconds: dict = field(default_factory=dict)
     disk_mib: dict = field(default_factory=dict)
     particles: int = 0
     stacks: int = 0
@@ -154,14 +159,16 @@ def run_soak(folder, *, seconds, seed=1, say=lambda _: None, series=None):
                 if series is not None:
                     report.keep(series)
             time.sleep(0.1)
-        report.seconds, report.stacks = time.monotonic() - began, supply.stacks
+        report.seconds = time.monotonic() - began
         report.others_share = others.share()
         assert {p.pid for p in _processes(daemon).values()} == {p.pid for p in children.values()}, (
             "one was started again"
         )
         daemon.send_signal(signal.SIGTERM)
         assert ended(daemon, 300) == 0, session.logged()[-3000:]
-    session.finish(1800)
+    supply.write_next()
+    report.stacks = supply.stacks
+    report.restart_seconds = _restart(session, report.stacks)
     report.particles = count_exported(session.output / "particles.star", report.stacks)
     report.disk_mib = {
         entry.name: sum(f.stat().st_size for f in (entry, *entry.rglob("*")) if f.is_file()) / 2**20
@@ -171,6 +178,28 @@ def run_soak(folder, *, seconds, seed=1, say=lambda _: None, series=None):
         report.keep(series)
     report.check()
     return report
+
+
+def _restart(session, stacks):
+    """Start it again with so many stacks there, and let it end; return after how many seconds it was how far."""
+    seen, files = ("streamrecon_worker_particles_seen",), "streamrecon_ingest_files"
+    goals = {
+        "map": (seen, 1),
+        "new": (seen, stacks * PARTICLES_A_STACK),
+        "known": ((files, ("state", "ready"), ("type", "stack")), stacks),
+    }
+
+    def is_reached(name, least):
+        return samples(session.metrics()).get(name, 0) >= least
+
+    reached = {}
+    began = time.monotonic()
+    with session.run("--until-idle", "2") as daemon:
+        for what, goal in goals.items():
+            wait_for(partial(is_reached, *goal), daemon, 1800)
+            reached[what] = time.monotonic() - began
+        assert ended(daemon, 1800) == 0, session.logged()[-3000:]
+    return reached
 
 
 def count_exported(path, stacks):
@@ -201,9 +230,11 @@ class Supply:
     def keep_ahead_of(self, folded):
         """Let stacks come until twenty wait."""
         while self.stacks * PARTICLES_A_STACK < folded + _MOST_WAITING_STACKS * PARTICLES_A_STACK:
-            self._write(*self._pool[self.stacks % len(self._pool)])
+            self.write_next()
 
-    def _write(self, stack, star):
+    def write_next(self):
+        """Let the next stack come."""
+        stack, star = self._pool[self.stacks % len(self._pool)]
         name = f"soak_{self.stacks:06d}"
         content = stack.read_bytes()
         header, pixels = content[:_HEADER_BYTES], np.frombuffer(content, "<f4", offset=_HEADER_BYTES)
