@@ -11,7 +11,7 @@ demo: $(STAMP)  ## simulated microscope, daemon and subscriber together; ends by
 
 TEST_WORKERS ?= 3
 test: check $(STAMP)  ## format, lint, types, imports, then every test
-	$(BIN)/pytest -n $(TEST_WORKERS) --dist loadfile -m "not alone"
+	$(BIN)/pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder -m "not alone"
 	$(BIN)/pytest -m alone
 
 check: format lint types imports
