@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from tokenize import TokenError
 from typing import Any
@@ -183,6 +184,14 @@ def _check_column(path: Path, name: str, values: NDArray[Any]) -> None:
 
 def _load(path: Path) -> NDArray[Any]:
     """Read the whole array, after its header has been held against the file's length."""
+    with warnings.catch_warnings():
+        # what Python's parser and NumPy say to programmers about a header
+        for category in (UserWarning, SyntaxWarning, DeprecationWarning):
+            warnings.simplefilter("ignore", category)
+        return _load_quietly(path)
+
+
+def _load_quietly(path: Path) -> NDArray[Any]:
     try:
         size = path.stat().st_size
         if size > _MAX_CS_BYTES:

@@ -62,7 +62,7 @@ def read_star(path: Path | str) -> ParticleTable:
     path = Path(path)
     document, decode = _parse(path)
     block = _particle_block(document, path)
-    particles = _Columns(block, path, decode)
+    particles = _Columns(block, path, decode, "rlnImageName")
     optics = next((b for b in document if b.name == "optics"), None)
 
     numbers, names = _split_image_names(particles.texts("rlnImageName"), path)
@@ -71,7 +71,7 @@ def read_star(path: Path | str) -> ParticleTable:
     n = len(names)
     has_ctf = particles.has("rlnDefocusU")
     if optics is not None:
-        groups, group_index = _groups_from_optics(_Columns(optics, path, decode), particles, has_ctf)
+        groups, group_index = _groups_from_optics(_Columns(optics, path, decode, "rlnOpticsGroup"), particles, has_ctf)
     else:
         groups, group_index = _groups_from_rows(particles, has_ctf, n)
     check_groups(path, groups, has_ctf=has_ctf)
@@ -101,12 +101,16 @@ def read_star(path: Path | str) -> ParticleTable:
 
 
 class _Columns:
-    """The columns of one block, converted on demand; a missing or unreadable one is an error."""
+    """The columns of one block, converted on demand; a missing or unreadable one is an error.
 
-    def __init__(self, block: cif.Block, path: Path, decode: Decode) -> None:
+    All have as many values as the column ``key``: a block may hold several loops, of other lengths.
+    """
+
+    def __init__(self, block: cif.Block, path: Path, decode: Decode, key: str) -> None:
         self._block = block
         self._path = path
         self._decode = decode
+        self._key, self._rows = key, len(block.find_values(f"_{key}"))
         self.where = f"data_{block.name.strip()}"
 
     def has(self, name: str) -> bool:
@@ -117,6 +121,10 @@ class _Columns:
         if len(column) == 0:
             raise ManifestMismatch(
                 f"{self._path}: expected a column {name} in {self.where}, found none; write the file with that column"
+            )
+        if self._rows and len(column) != self._rows:
+            raise self.fail(
+                f"{self._rows} values of {name}, as of {self._key},", str(len(column)), "put both into one loop"
             )
         decode = self._decode
         return [decode(cif.as_string(v) if v[0] in "'\";" else v) for v in column]

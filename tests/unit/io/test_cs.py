@@ -1,3 +1,4 @@
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -192,3 +193,17 @@ def test_a_header_that_python_cannot_parse_is_refused(tmp_path, header):
     path.write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header)
     with pytest.raises(ManifestMismatch, match="NumPy structured array"):
         read_cs(path)
+
+
+@pytest.mark.parametrize(
+    ("shape", "answer"), [(b"(4L,)", nullcontext()), (b"(4or 4,)", pytest.raises(ManifestMismatch, match="header"))]
+)
+def test_what_python_says_of_a_header_is_not_printed(tmp_path: Path, data: np.ndarray, shape, answer, recwarn) -> None:
+    """The first is a header of NumPy's on Python 2; warnings are errors here."""
+    path = save(tmp_path / "particles.cs", data)
+    whole, end = path.read_bytes(), b"(4,), }" + b" " * (len(shape) - 4)  # headers are filled up with blanks
+    assert end in whole
+    path.write_bytes(whole.replace(end, shape + b", }"))
+    with answer:
+        assert len(read_cs(path)) == 4
+    assert not recwarn

@@ -188,6 +188,13 @@ def test_a_bad_value_is_named(star, old: str, new: str, message: str) -> None:
         read_star(star(OLD.replace(old, new)))
 
 
+def test_columns_of_another_loop_are_not_taken_for_the_particles(star) -> None:
+    two_rows = "loop_\n_rlnImagePixelSize\n_rlnDefocusU\n1.5 9000\n1.5 9000\n"
+    text = f"data_images\nloop_\n_rlnImageName\n1@a.mrcs\n{two_rows}"
+    with pytest.raises(ManifestMismatch, match=r"1 values of rlnImagePixelSize, as of rlnImageName,.*found 2"):
+        read_star(star(text))
+
+
 def test_one_long_item_does_not_widen_its_whole_column(star) -> None:
     row = OLD.rstrip().rsplit("\n", 1)[1]
     text = OLD + 2000 * f"{row}\n" + row.replace("12000", 20_000 * "x") + "\n"
