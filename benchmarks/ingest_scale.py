@@ -142,6 +142,7 @@ def measure(root: Path, output: Path, arguments: argparse.Namespace) -> list[dic
     began = time.perf_counter()
     again = _Run(settings)
     while again.service.known.stacks < arguments.stacks + arguments.new:
+        again.check()
         time.sleep(0.01)
     restart = time.perf_counter() - began
     restart_processor_seconds = again.end()
@@ -175,7 +176,8 @@ class _Run:
         self._stop, ready = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._serve, args=(ready,))
         self._thread.start()
-        ready.wait()
+        while not ready.wait(1.0):
+            self.check()
 
     def _serve(self, ready: threading.Event) -> None:
         # here, as the ledger's connection belongs to the thread that made it
@@ -183,6 +185,11 @@ class _Run:
         ready.set()
         self.service.run(self._stop)
         self._processor_seconds = time.thread_time()
+
+    def check(self) -> None:
+        """Raise RuntimeError if it has ended by itself."""
+        if not self._thread.is_alive():
+            raise RuntimeError("ingest has ended; see above")
 
     def end(self) -> float:
         """Stop it; return what it took of the processor, in seconds."""

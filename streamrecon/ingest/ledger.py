@@ -157,6 +157,22 @@ class Ledger:
         ).fetchone()
         return None if row is None else (int(row[0]), int(row[1]))
 
+    def sections_as_read(self, name: str, size: int, mtime_ns: int) -> int:
+        """Return how many images a stack holds, if that is known without reading it: it is as when it was last ready.
+
+        0 if it is not; also if it was set aside or put in doubt since, or an older ledger does not tell its images.
+        """
+        row = self._connection.execute(
+            "SELECT content, sections FROM stacks JOIN files USING (name) WHERE name = ? AND size = ? AND mtime_ns = ?"
+            " AND NOT EXISTS (SELECT 1 FROM quarantine WHERE path = name AND identity = '')",
+            (name, size, mtime_ns),
+        ).fetchone()
+        return 0 if row is None or self.contents.undigested(row[0]) else int(row[1])
+
+    def doubt(self, name: str) -> None:
+        """Forget when a stack was changed: it is read before it is taken for what it was, also after a restart."""
+        self._connection.execute("UPDATE stacks SET mtime_ns = -1 WHERE name = ? AND mtime_ns NOT NULL", (name,))
+
     def sampling(self) -> Sampling | None:
         """Return the session's box and pixel size, set by its first ready stack."""
         text = self._database.meta("sampling")
@@ -225,6 +241,8 @@ class Ledger:
             self._connection.execute(
                 "DELETE FROM quarantine WHERE path = ?1 AND (?2 = '' OR identity = ?2)", (path, identity)
             )
+            if not identity:
+                self.doubt(path)  # it is looked at, whatever comes between
             return self._take_out("stack = ?1 AND (?2 = '' OR identity = ?2)", (path, identity))
 
     def release_content(self, number: int) -> list[ParticleRow]:

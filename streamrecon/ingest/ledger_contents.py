@@ -60,19 +60,6 @@ class ContentLedger:
         ).fetchone()
         return None if row is None else Content(row[0], Fingerprint(*row[1:]))
 
-    def sections_as_examined(self, name: str, size: int, mtime_ns: int) -> int:
-        """Return how many images a stack holds that is as it was when it was last ready; 0 if it must be read for that.
-
-        It must, too, if something was found wrong with it since, or if an older ledger does not tell its images.
-        """
-        row = self._connection.execute(
-            "SELECT content, contents.sections FROM stacks JOIN files USING (name) JOIN contents ON number = content"
-            " WHERE name = ? AND size = ? AND mtime_ns = ? AND stacks.sections = contents.sections"
-            " AND NOT EXISTS (SELECT 1 FROM quarantine WHERE path = name AND identity = '')",
-            (name, size, mtime_ns),
-        ).fetchone()
-        return 0 if row is None or self.undigested(row[0]) else int(row[1])
-
     def candidates(self, seen: Fingerprint) -> list[Content]:
         """Return the contents that a file may begin with, by its first section, the longest first."""
         rows = self._connection.execute(

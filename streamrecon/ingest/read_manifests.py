@@ -56,11 +56,23 @@ class ManifestReader:
         # what was read and is not in the ledger yet
         self._records: dict[str, FileRecord] = {}
         # size and time of change of those that an earlier run read, and this one has not
-        self._before = {record.name: (record.size, record.mtime_ns) for record in ledger.manifests()}
+        self._before = {r.name: (r.size or 0, r.mtime_ns or 0) for r in ledger.manifests() if r.size is not None}
 
     def in_order(self) -> list[Manifest]:
-        """Return the manifests that wait, last those that an earlier run read: new ones don't wait for all of them."""
-        return sorted(self._followed.unread.values(), key=lambda m: self._before.get(m.name) == m.settle.signature)
+        """Return the manifests that wait; last those that an earlier run read, of them first the latest.
+
+        After a restart what is new does not wait until all that is known has been read again.
+        """
+        waiting = list(self._followed.unread.values())
+        known = [manifest for manifest in waiting if self._was_read_before(manifest)]
+        if not known:
+            return waiting
+        known.sort(key=lambda manifest: self._before[manifest.name][1], reverse=True)
+        return [manifest for manifest in waiting if not self._was_read_before(manifest)] + known
+
+    def _was_read_before(self, manifest: Manifest) -> bool:
+        """Whether an earlier run read it as it is, and this one has not."""
+        return manifest.name in self._before and self._before[manifest.name] == manifest.settle.signature
 
     def due(self, manifest: Manifest, now: float) -> bool:
         """Return True if a manifest wants to be read now."""
@@ -70,6 +82,7 @@ class ManifestReader:
 
     def read(self, manifest: Manifest, now: float) -> None:
         """Read a manifest; whatever it holds, this does not raise."""
+        is_old = self._was_read_before(manifest)
         self._before.pop(manifest.name, None)
         path, settle = manifest.path, manifest.settle
         sighting = look_at(path)
@@ -102,7 +115,7 @@ class ManifestReader:
             if not (clean and after == sighting and settle.still(now)):
                 table = table.select(slice(0, -1))
                 manifest.reread_at = now + self._settings.patience_seconds
-            self._take_rows(manifest, table, now)
+            self._take_rows(manifest, table, now, is_old=is_old)
         settle.probed(problem, now)
         if after is not None:
             settle.observe(after.size, after.mtime_ns, now)
@@ -113,7 +126,7 @@ class ManifestReader:
             self._ledger.put_manifest(record)
         self._records.clear()
 
-    def _take_rows(self, manifest: Manifest, table: ParticleTable, now: float) -> None:
+    def _take_rows(self, manifest: Manifest, table: ParticleTable, now: float, *, is_old: bool) -> None:
         manifest.rows = len(table)
         named: set[str] = set()
         order = np.argsort(table.stack_number, kind="stable")
@@ -126,7 +139,8 @@ class ManifestReader:
                 self._reporter.set_aside(printable, "unsupported_format", reason)
                 continue
             # `read_manifest` lets no name lead out of the root
-            named.add(self._refer(manifest, os.path.relpath(name, self._root), table.select(rows), now))
+            name = os.path.relpath(name, self._root)
+            named.add(self._refer(manifest, name, table.select(rows), now, is_old=is_old))
         for gone in set(manifest.stacks) - named:
             self._unrefer(manifest, gone)
         manifest.stacks = tuple(named)
@@ -134,8 +148,11 @@ class ManifestReader:
         record = FileRecord(manifest.name, FileState.READY.value, size, mtime_ns, manifest.rows)
         self._records[manifest.name] = record
 
-    def _refer(self, manifest: Manifest, name: str, table: ParticleTable, now: float) -> str:
-        """Hand a stack the rows that place particles in it; return its name, the one object that all share."""
+    def _refer(self, manifest: Manifest, name: str, table: ParticleTable, now: float, *, is_old: bool) -> str:
+        """Hand a stack the rows that place particles in it; return its name, the one object that all share.
+
+        Rows of an old manifest do not take the place of others: those were read first, and are newer.
+        """
         stack = self._followed.stacks.get(name) or self._followed.add_stack(name, now)
         stack.settle.refer(now)
         if manifest.name not in stack.manifests:
@@ -149,7 +166,10 @@ class ManifestReader:
                 stack.settle.observe(sighting.size, sighting.mtime_ns, now)
         if stack.known is None:
             self._copies.recall(stack)
-        rows = WaitingRows(table.select(~stack.are_known(table.stack_index)), stack.name)
+        wanted = ~stack.are_known(table.stack_index)
+        if is_old and stack.rows:
+            wanted &= ~np.isin(table.stack_index, list(stack.rows))
+        rows = WaitingRows(table.select(wanted), stack.name)
         if not set(rows).issubset(stack.rows):
             stack.rows_at = self._followed.changed_at = now
         stack.give_rows(rows)

@@ -71,7 +71,7 @@ class StackTaker:
         if not stack.settle.referred:
             self._seek(stack, now)
             return
-        if self._is_known(stack, sighting):
+        if self._recall(stack, sighting):
             stack.settle.probed(None, now)
             return
         problem: Problem | None = None
@@ -106,15 +106,15 @@ class StackTaker:
             # the first stack of a session decides what the next is held against
             self.record(now)
 
-    def _is_known(self, stack: Stack, sighting: Sighting) -> bool:
-        """Whether an earlier run examined a stack as it is now; images that nothing named then are examined later.
+    def _recall(self, stack: Stack, sighting: Sighting) -> bool:
+        """Take a stack for what an earlier run saw in it; return whether there is nothing in it to be examined.
 
         Size and time of change tell, as they do while ingest runs: a restart does not read a session's pixels again.
         """
-        if stack.sections or stack.known is None:
-            return False  # examined in this run; or what it held is to be forgotten
-        stack.sections = self._ledger.contents.sections_as_examined(stack.name, sighting.size, sighting.mtime_ns)
-        return stack.sections > 0
+        if stack.sections:
+            return False  # examined in this run
+        stack.sections = self._ledger.sections_as_read(stack.name, sighting.size, sighting.mtime_ns)
+        return stack.sections > 0 and all(index >= stack.sections for index in stack.rows)
 
     def record(self, now: float) -> None:
         """Put what was examined into the ledger."""
@@ -171,6 +171,7 @@ class StackTaker:
             return
         with self._ledger.transaction():
             self._copies.settle(stack, seen)
+            self._ledger.doubt(stack.name)  # until it is examined, what the ledger says of it is half old, half new
         stack.settle.refer(now)
         self._followed.changed_at = now
 

@@ -75,6 +75,7 @@ class Reconstruction:
         self.engine: EngineLike | None = None
         self.tallies = Tallies()
         self._tallied = Orientation()
+        self._tallied_visits = True  # whether the tallies are of the poses that visits found, too
         self.store: ParticleStore | None = None
         record = None if loaded is None else WorkerRecord.from_checkpoint(loaded.extra)
         if record is not None:
@@ -104,7 +105,7 @@ class Reconstruction:
         self.engine = self._make_engine(self._config, *self.sampling)
         self.engine.restore(state)
         tallies = Tallies.restored(state.arrays)
-        if tallies is None:  # of an earlier release, or of another frame
+        if tallies is None:
             self._tally_again()
         else:
             self.tallies, self._tallied = tallies, self.engine.orientation
@@ -115,6 +116,7 @@ class Reconstruction:
         if self.engine is not None:
             self._tallied = self.engine.orientation
             self.tallies = Tallies.from_rows(self._spool.chunks(), self._tallied)
+            self._tallied_visits = True
 
     def _published(self, result: BatchResult) -> BatchResult:
         """Return a result with its poses as the map is published; the pose table and the store keep the engine's."""
@@ -215,6 +217,7 @@ class Reconstruction:
             raise
         if result.kept is None:
             raise StateError("the engine gave nothing to keep of particles that were kept")
+        self._tallied_visits = False
         self.store.replace(good, result.kept.contribution, result.log_evidence, self.engine.status.image_visits)
         try:
             self._spool.update(
@@ -257,7 +260,8 @@ class Reconstruction:
             optics_groups=list(self._groups),
         )
         state = self.engine.state()
-        if self.engine.orientation.same_frame(self._tallied):
+        # otherwise who resumes counts the poses as they are now
+        if self._tallied_visits and self.engine.orientation.same_frame(self._tallied):
             state = EngineState({**state.arrays, **self.tallies.arrays()}, state.scalars)
         if self.store is not None:
             arrays, scalars = self.store.index.checkpoint()

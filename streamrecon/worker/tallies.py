@@ -1,4 +1,7 @@
-"""What the worker counts of every particle: views and defocus. Bounded, and part of every checkpoint."""
+"""What the worker counts of every particle: views and defocus. Bounded.
+
+In a checkpoint as long as no visit has changed a pose; after that counted anew from the pose table on resuming.
+"""
 
 from __future__ import annotations
 
@@ -61,7 +64,7 @@ class Tallies:
 
     @classmethod
     def restored(cls, arrays: Mapping[str, NDArray[np.generic]]) -> Tallies | None:
-        """Return those of a checkpoint; None if it has none, or counted otherwise."""
+        """Return those of a checkpoint; None if it has none (of an earlier release, too), or counted otherwise."""
         tallies = cls()
         angular, defocus = arrays.get(_ANGULAR), arrays.get(_DEFOCUS)
         if angular is None or angular.shape != tallies.angular.shape:

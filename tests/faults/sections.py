@@ -212,7 +212,7 @@ def soak_text(r):
     return f"""## Soak
 
 {r.seconds / 60:.0f} minutes of stream, as fast as one thread of the engine folds it. Other programs used {r.others_share:.0%} of the machine's processors
-meanwhile. {r.particles} particles in {r.stacks} stacks, {r.particles / r.seconds:.0f} a second; 20 stacks always waited. Box 32, {STORE_MEGABYTES} MiB of store
+meanwhile. {r.particles} particles in {r.stacks} stacks, {r.folded[-1] / r.at[-1]:.0f} a second; 20 stacks always waited. Box 32, {STORE_MEGABYTES} MiB of store
 (full after {_store_full(r)}), the folder scanned every 2 s, all else as by default. {_standstills(r)}
 
 MiB is memory that belongs to no file (`Anonymous` of /proc/PID/smaps_rollup), the mean over each tenth of the run; ms of the processor

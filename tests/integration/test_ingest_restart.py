@@ -1,12 +1,15 @@
 """What is as an earlier run of ingest left it is not read again; what changed while nobody looked is."""
 
 import contextlib
+import os
 
+import numpy as np
 import pytest
 
+from streamrecon.errors import IngestError
 from streamrecon.ingest import examine, fingerprint, take_stacks
-from tests.integration.copy_helpers import describe, is_ready, put
-from tests.integration.ingest_helpers import Bench, images
+from tests.integration.copy_helpers import CLOCK, assert_once, delivered, describe, is_ready, put
+from tests.integration.ingest_helpers import Bench, all_rows, images, star_text
 
 
 @pytest.fixture
@@ -121,6 +124,119 @@ def test_one_of_which_more_is_named_now_is_read(root, start, opened):
     bench.look()
     assert set(opened) == {"b.mrcs"}
     assert bench.ready() == 20
+
+
+def test_one_that_only_looks_as_old_is_read(root, start, opened):
+    """Longer than it was, with the time that it had."""
+    fill(root)
+    start().look()
+    before = (root / "b.mrcs").stat().st_mtime_ns
+    put(root / "b.mrcs", images(6, seed=1))
+    os.utime(root / "b.mrcs", ns=(before, before))
+    opened.clear()
+    bench = start()
+    bench.look()
+    assert set(opened) == {"b.mrcs"}
+    assert bench.ready() == 21
+
+
+def test_one_of_which_a_particle_is_set_aside_is_not_read(root, start, opened):
+    pixels = images(5)
+    pixels[2] = np.nan
+    put(root / "a.mrcs", pixels)
+    bench = start()
+    bench.look()
+    assert [entry.identity for entry in bench.quarantine_of("a.mrcs")] == ["000003@a.mrcs"]
+    opened.clear()
+    bench = start()
+    bench.look()
+    assert opened == []
+    assert bench.ready() == 4
+
+
+def test_one_that_somebody_asked_to_be_looked_at_is_read(root, start, opened, monkeypatch):
+    """Also if ingest was killed between, and though nobody has changed it."""
+    fill(root)
+    start().look()
+    bench = start()
+    bench.ledger.quarantine("b.mrcs", "ingest_error", "it may not be looked at")
+    bench.collector.retry("b.mrcs", "", bench.now)
+    opened.clear()
+    probe = take_stacks.probe_stack
+
+    def unreadable(path):
+        if path.name == "b.mrcs":
+            opened.append(path.name)
+            raise IngestError("it still may not")
+        return probe(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(take_stacks, "probe_stack", unreadable)
+        bench = start()
+        bench.until(lambda: bench.quarantine_of("b.mrcs"))
+    assert set(opened) == {"b.mrcs"}
+
+
+def test_one_that_was_another_for_a_moment_is_read(root, start, monkeypatch):
+    """Killed once it was found to hold what is looked for, before it was examined; then it is what it was again."""
+    put(root / "a.mrcs", images(5, seed=1))
+    put(root / "b.mrcs", images(5, seed=2))
+    start().look()
+    (root / "a.star").unlink()
+    (root / "a.mrcs").rename(root / "kept")
+    (root / "b.mrcs").rename(root / "a.mrcs")
+    bench = start()
+    seek = take_stacks.StackTaker._seek
+
+    def killed(taker, stack, now):
+        seek(taker, stack, now)
+        if stack.settle.referred:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(take_stacks.StackTaker, "_seek", killed)
+        with pytest.raises(KeyboardInterrupt):
+            bench.look()
+    (root / "a.mrcs").rename(root / "b.mrcs")
+    (root / "kept").rename(root / "a.mrcs")
+    describe(root / "a.mrcs", 5)
+    bench = start()
+    bench.look()
+    found, _ = delivered(bench)
+    assert_once(found, np.concatenate([images(5, seed=1), images(5, seed=2)]))
+
+
+@pytest.mark.parametrize("name", ["a.star", "z.star"])
+def test_what_a_new_manifest_says_counts(root, start, name):
+    """Not what an old one said of a stack that had not come yet, though that is read again after it."""
+    late = all_rows("late.mrcs", 5)
+    wrong = root / "m.star"
+    wrong.write_text(star_text(late, pixel_size=4.5))
+    os.utime(wrong, (next(CLOCK),) * 2)
+    put(root / "first.mrcs", images(2, seed=7))
+    start().look()
+    put(root / "late.mrcs", images(5))
+    (root / "late.star").rename(root / name)
+    bench = start()
+    bench.look()
+    assert is_ready(bench, "late.mrcs")
+    assert bench.ready() == 7
+
+
+@pytest.mark.parametrize("names", [("a.star", "z.star"), ("z.star", "a.star")])
+def test_of_old_manifests_the_latest_counts(root, start, names):
+    late = all_rows("late.mrcs", 5)
+    put(root / "first.mrcs", images(2, seed=7))
+    for name, pixel_size in zip(names, (4.5, 3.0), strict=True):
+        (root / name).write_text(star_text(late, pixel_size=pixel_size))
+        os.utime(root / name, (next(CLOCK),) * 2)
+    start().look()
+    put(root / "late.mrcs", images(5))
+    (root / "late.star").unlink()
+    bench = start()
+    bench.look()
+    assert is_ready(bench, "late.mrcs")
+    assert bench.ready() == 7
 
 
 def test_one_that_was_set_aside_since_is_read(root, start, opened):

@@ -356,7 +356,9 @@ def test_without_room_on_the_disk_nothing_is_visited(tmp_path, feed_class, monke
             visits.append(session.reconstruction.engine.visits)
         turn(worker)
         # visits must not be over before the disk is full, however long a checkpoint takes
+        deadline = time.monotonic() + 240
         while session.reconstruction.engine.visits > 100 and not full:
+            assert time.monotonic() < deadline
             turn(worker)
 
     turn = Worker._keep_up

@@ -1,13 +1,24 @@
 """What is counted of every particle is in the checkpoint, and counted anew only where that does not say it."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from fakes import Ledger, SumEngine
-from sessions import Session, batches
+from scipy.spatial.transform import Rotation
+from sessions import Session, batches, make_config
+from test_published_frame import TURN
+from test_revisits import VisitEngine
 
+from streamrecon.assess.directions import angular_counts
+from streamrecon.geometry.orientation import Orientation
 from streamrecon.io import PoseSpool
 from streamrecon.state.checkpoint import CheckpointStore
+from streamrecon.worker.main import SPOOL_NAME
+from streamrecon.worker.reconstruction import Reconstruction
 from streamrecon.worker.tallies import Tallies
+
+TURNED = Rotation.from_euler("ZYZ", [10, 70, 20], degrees=True).as_matrix().astype(np.float32)
 
 
 @pytest.fixture
@@ -52,6 +63,74 @@ def test_one_without_them_counts_what_the_pose_table_holds(tmp_path, counted_ane
     assert len(counted_anew) == 1
     np.testing.assert_array_equal(session.reconstruction.tallies.angular, before.angular)
     np.testing.assert_array_equal(session.reconstruction.tallies.defocus, before.defocus)
+
+
+class TurnedEngine(VisitEngine):
+    """Visits find every particle at another pose."""
+
+    def revisit(self, kept, search):
+        result = super().revisit(kept, search)
+        return replace(result, rotation=np.broadcast_to(TURNED, result.rotation.shape))
+
+
+class FramedEngine(SumEngine):
+    """Publishes in another frame once it is told to, as after visits."""
+
+    turned = False
+
+    @property
+    def orientation(self):
+        return TURN if FramedEngine.turned else Orientation()
+
+
+@pytest.fixture
+def kept(tmp_path):
+    """Return what resumes an engine's reconstruction from its newest checkpoint, and what saves one."""
+    config, spool = make_config(tmp_path), tmp_path / SPOOL_NAME
+    store = CheckpointStore(tmp_path / "checkpoints")
+
+    def resume(engine):
+        return Reconstruction(config, engine, spool, store.load_latest())
+
+    def save(reconstruction):
+        reconstruction.sync()
+        store.save(*reconstruction.state(""))
+        reconstruction.close()
+
+    return resume, save
+
+
+def folded(reconstruction):
+    reconstruction.contrast = "protein_white"
+    for number, batch in batches(4).items():
+        reconstruction.fold(number, batch)
+    return reconstruction
+
+
+def test_after_visits_it_counts_the_poses_as_they_are(kept, counted_anew):
+    resume, save = kept
+    reconstruction = folded(resume(TurnedEngine))
+    reconstruction.revisit(80)
+    save(reconstruction)
+    resumed = resume(TurnedEngine)
+    assert len(counted_anew) == 1
+    np.testing.assert_array_equal(resumed.tallies.angular, angular_counts(np.broadcast_to(TURNED, (80, 3, 3))))
+    # that is what it goes on with, and what the next checkpoint has
+    save(resumed)
+    resume(TurnedEngine).close()
+    assert len(counted_anew) == 1
+
+
+def test_in_another_frame_it_counts_anew(kept, counted_anew, monkeypatch):
+    resume, save = kept
+    reconstruction = folded(resume(FramedEngine))
+    monkeypatch.setattr(FramedEngine, "turned", True)
+    save(reconstruction)
+    resumed = resume(FramedEngine)
+    assert len(counted_anew) == 1
+    views = angular_counts(np.broadcast_to(TURN.rotation.T, (80, 3, 3)))
+    np.testing.assert_array_equal(resumed.tallies.angular, views)
+    resumed.close()
 
 
 def test_what_goes_into_a_checkpoint_does_not_change_with_the_next_batch(tmp_path):
