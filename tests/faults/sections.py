@@ -310,7 +310,7 @@ def fuzz(reports):
 
 Inputs that are nearly right, from `python -m tests.faults.fuzz`: bits, bytes, words, fields and pieces of valid files and messages changed
 at random. Each is accepted or refused with an error of ours; no other exception, no warning of NumPy's, at most 2 s of the processor and
-512 MiB an input. Until there were a million, or for ten minutes.
+512 MiB an input. Until there were a million, or the seconds in the table were over.
 
 | reader or decoder | inputs | s | processor, s | accepted | refused | slowest, ms | memory, MiB more |
 | --- | --- | --- | --- | --- | --- | --- | --- |
