@@ -9,9 +9,9 @@ STAMP := $(VENV)/.installed
 demo: $(STAMP)  ## simulated microscope, daemon and subscriber together; ends by itself
 	$(BIN)/streamrecon demo
 
-TEST_WORKERS ?= 4
+TEST_WORKERS ?= 3
 test: check $(STAMP)  ## format, lint, types, imports, then every test
-	$(BIN)/pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder -m "not alone"
+	$(BIN)/pytest -n $(TEST_WORKERS) --dist loadfile -m "not alone"
 	$(BIN)/pytest -m alone
 
 check: format lint types imports
