@@ -48,15 +48,21 @@ def fill(root):
     describe(root / "short.mrcs", 7)
 
 
+def look_again(start, opened):
+    """Let the next run of ingest look until nothing changes any more; `opened` is what it opens."""
+    opened.clear()
+    bench = start()
+    bench.look()
+    return bench
+
+
 def test_it_opens_no_stack_that_is_as_it_was(root, start, opened):
     fill(root)
     bench = start()
     bench.look()
     assert bench.ready() == 20
     assert set(opened) == {"a.mrcs", "b.mrcs", "c.mrcs", "short.mrcs"}
-    opened.clear()
-    bench = start()
-    bench.look()
+    bench = look_again(start, opened)
     assert opened == []
     assert is_ready(bench, "a.mrcs", "b.mrcs", "deep/c.mrcs", "short.mrcs")
     assert bench.ready() == 20
@@ -105,9 +111,7 @@ def test_one_that_changed_meanwhile_is_read(root, start, opened):
     fill(root)
     start().look()
     put(root / "b.mrcs", images(5, seed=9))
-    opened.clear()
-    bench = start()
-    bench.look()
+    bench = look_again(start, opened)
     assert set(opened) == {"b.mrcs"}
     # the new images take the places of the old ones, which lie nowhere any more
     assert bench.ready() == 20
@@ -133,9 +137,7 @@ def test_one_that_only_looks_as_old_is_read(root, start, opened):
     before = (root / "b.mrcs").stat().st_mtime_ns
     put(root / "b.mrcs", images(6, seed=1))
     os.utime(root / "b.mrcs", ns=(before, before))
-    opened.clear()
-    bench = start()
-    bench.look()
+    bench = look_again(start, opened)
     assert set(opened) == {"b.mrcs"}
     assert bench.ready() == 21
 
@@ -147,9 +149,7 @@ def test_one_of_which_a_particle_is_set_aside_is_not_read(root, start, opened):
     bench = start()
     bench.look()
     assert [entry.identity for entry in bench.quarantine_of("a.mrcs")] == ["000003@a.mrcs"]
-    opened.clear()
-    bench = start()
-    bench.look()
+    bench = look_again(start, opened)
     assert opened == []
     assert bench.ready() == 4
 
@@ -244,9 +244,7 @@ def test_one_that_was_set_aside_since_is_read(root, start, opened):
     bench = start()
     bench.look()
     bench.ledger.quarantine("b.mrcs", "ingest_error", "it may not be looked at")
-    opened.clear()
-    bench = start()
-    bench.look()
+    bench = look_again(start, opened)
     assert set(opened) == {"b.mrcs"}
     assert bench.quarantine_of("b.mrcs") == []
 
@@ -256,9 +254,7 @@ def test_one_of_an_older_ledger_is_read_once(root, start, opened):
     bench = start()
     bench.look()
     bench.ledger._connection.execute("UPDATE places SET image = NULL WHERE section = 2")
-    opened.clear()
-    start().look()
+    look_again(start, opened)
     assert set(opened) == {"a.mrcs", "b.mrcs", "c.mrcs", "short.mrcs"}
-    opened.clear()
-    start().look()
+    look_again(start, opened)
     assert opened == []
