@@ -30,6 +30,12 @@ def joined_manifest(session):
     return session.incoming / "Extract" / "job007" / "particles.star"
 
 
+def n_joined(session):
+    """Return how many particles the joined manifest names: none before the microscope joins for the first time."""
+    manifest = joined_manifest(session)
+    return len(read_star(manifest)) if manifest.exists() else 0
+
+
 @contextlib.contextmanager
 def endless_microscope(session, daemon):
     """A microscope that writes until it is told to stop: whatever a test does then is in the middle of a stream.
@@ -62,7 +68,7 @@ def test_a_signal_stops_it_and_a_second_run_goes_on(tmp_path, number):
         record = WorkerRecord.from_checkpoint(loaded.extra)
         assert record.pose_spool_bytes == (session.output / "poses.rows").stat().st_size
         assert (session.output / "poses.rows").read_bytes().count(b"\n") == stopped_at >= 200
-        wait_for(lambda: len(read_star(joined_manifest(session))) > stopped_at, source)
+        wait_for(lambda: n_joined(session) > stopped_at, source)
         stop_microscope(source)
     log = session.finish()
     assert "resumed" in log
