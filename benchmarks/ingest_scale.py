@@ -3,12 +3,16 @@
     python -m benchmarks.ingest_scale                  # one STAR a stack, as RELION's extraction leaves them
     python -m benchmarks.ingest_scale --joined         # one STAR that names everything
     python -m benchmarks.ingest_scale --folder-stacks 10000   # all in one folder
+    python -m benchmarks.ingest_scale --stacks 3000 --worker  # what a worker gets while ingest has much to look at
 
 The box is tiny (8 pixels), so that what is measured is ingest and not the disk. Printed are the start-up from the first
 look to the last particle in the ledger, with the peak of memory; then, with all that in memory, how long a new stack
 takes from its rename to its particles in the ledger (beyond `settle_seconds`); what a scan of the known files takes
 of the processor, beside the least that it could: listing the folders and asking for each file's size and time; and how
 long ingest takes to know everything again when it is started anew, beside the first start.
+
+With ``--worker`` a worker that folds in no time is there from the start, in a process of its own: how many particles
+a second it is given until all are in the ledger, and how many after that.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ from __future__ import annotations
 import argparse
 import gc
 import logging
+import multiprocessing
 import os
 import re
 import resource
@@ -23,6 +28,7 @@ import tempfile
 import threading
 import time
 from functools import cache
+from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +41,7 @@ from streamrecon.ingest.metrics import NoIngestMetrics
 from streamrecon.ingest.scan import Scan, Wanted
 from streamrecon.ingest.service import IngestService, IngestSettings
 from streamrecon.io.mrc_write import write_stack
+from streamrecon.transport.feed_client import FeedClient
 
 _BOX = 8
 _PIXEL_SIZE = 3.0
@@ -71,7 +78,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         root, output = Path(folder) / "incoming", Path(folder) / "session"
         _write(root, arguments)
-        rows = measure(root, output, arguments)
+        rows = feed(root, output, arguments) if arguments.worker else measure(root, output, arguments)
     print_table(rows)
     write_json(arguments.json, {"joined": arguments.joined, "rows": rows})
 
@@ -82,6 +89,7 @@ def _arguments() -> argparse.Namespace:
     options.add_argument("--particles", type=int, default=100, help="a stack")
     options.add_argument("--folder-stacks", type=int, default=_FOLDER_STACKS, help="stacks in one folder")
     options.add_argument("--joined", action="store_true", help="one STAR for everything, not one a stack")
+    options.add_argument("--worker", action="store_true", help="measure what a worker is given, instead")
     options.add_argument("--new", type=int, default=20, help="stacks that come one by one afterwards")
     return options.parse_args()
 
@@ -114,15 +122,7 @@ def measure(root: Path, output: Path, arguments: argparse.Namespace) -> list[dic
     """Run ingest over the folder and return the figures, one a row."""
     total = arguments.stacks * arguments.particles
     files = sum(1 for _ in Scan(Wanted(root, ("*.star", "*.cs"))))
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
-    settings = IngestSettings(
-        root,
-        output,
-        settle_seconds=_SETTLE_SECONDS,
-        scan_seconds=_SCAN_SECONDS,
-        endpoint="tcp://127.0.0.1:0",
-        orphan_seconds=1e6,
-    )
+    settings = _settings(root, output)
     before = _own_mib()
     began = time.perf_counter()
     run = _Run(settings)
@@ -166,6 +166,60 @@ def measure(root: Path, output: Path, arguments: argparse.Namespace) -> list[dic
         {"what": "processor time of that, s", "value": restart_processor_seconds},
         {"what": "started anew, by the first start-up", "value": restart / start_up},
     ]
+
+
+def feed(root: Path, output: Path, arguments: argparse.Namespace) -> list[dict[str, object]]:
+    """Run ingest with a worker beside; return what that was given, one a row."""
+    total = arguments.stacks * arguments.particles
+    spawn = multiprocessing.get_context("spawn")
+    given = spawn.Value("q", 0)
+    began = time.perf_counter()
+    run = _Run(_settings(root, output))
+    worker = spawn.Process(target=_fold_in_no_time, args=(run.service.endpoint, given), daemon=True)
+    worker.start()
+    with Ledger(output / LEDGER_NAME, access="read") as ledger:
+        while sum(ledger.counts().particles.values()) < total:
+            time.sleep(0.5)
+    start_up, early = time.perf_counter() - began, given.value
+    while given.value < total:
+        run.check()
+        time.sleep(0.05)
+    rest = time.perf_counter() - began - start_up
+    worker.terminate()
+    worker.join()
+    run.end()
+    return [
+        {"what": "particles", "value": total},
+        {"what": "start-up until all are in the ledger, s", "value": start_up},
+        {"what": "particles a second that the worker is given until then", "value": early / start_up},
+        {"what": "and after that", "value": (total - early) / rest},
+    ]
+
+
+def _fold_in_no_time(endpoint: str, given: Synchronized[int]) -> None:
+    _log_warnings()
+    with FeedClient(endpoint, "worker") as client:
+        while True:
+            item = client.poll(0.5)
+            if item is not None:
+                client.ack([item[0]])
+                given.value += len(item[1].table)
+
+
+def _settings(root: Path, output: Path) -> IngestSettings:
+    _log_warnings()
+    return IngestSettings(
+        root,
+        output,
+        settle_seconds=_SETTLE_SECONDS,
+        scan_seconds=_SCAN_SECONDS,
+        endpoint="tcp://127.0.0.1:0",
+        orphan_seconds=1e6,
+    )
+
+
+def _log_warnings() -> None:
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
 
 
 class _Run:

@@ -21,6 +21,8 @@ from streamrecon.ingest.take_stacks import StackTaker
 from streamrecon.ingest.tracked import CollectSettings, Reporter, Stack
 
 _log = structlog.get_logger(__name__)
+# No worker is served meanwhile: what it was given ahead must last. A commit's sync is little beside it.
+_STEP_SECONDS = 0.1
 
 
 class Collector:
@@ -102,7 +104,7 @@ class Collector:
 
     # What is done about it
 
-    def step(self, now: float, budget_seconds: float = 0.5) -> bool:
+    def step(self, now: float, budget_seconds: float = _STEP_SECONDS) -> bool:
         """Read what wants to be read; return True if the time budget ended first.
 
         What was found goes into the ledger at the end, in one transaction: on a disk, each costs a sync, and a session

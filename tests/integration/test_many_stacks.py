@@ -9,13 +9,16 @@ import sys
 import time
 import tracemalloc
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 
+from streamrecon.ingest import collect
 from streamrecon.ingest.ledger_contents import STACK_MISSING
 from streamrecon.ingest.ledger_schema import FileRecord
 from streamrecon.ingest.scan import Scan
 from streamrecon.ingest.service import IngestService, IngestSettings
+from streamrecon.ingest.take_stacks import StackTaker
 from tests.integration.ingest_helpers import Bench, all_rows, put_stack_and_star, star_text
 from tests.ledgers import known_sections
 
@@ -117,6 +120,28 @@ def test_neither_scans_nor_gauges_nor_new_stacks_ask_the_ledger_for_more_as_it_g
     assert few["counts"] > 0
     # and those that are asked file by file do grow
     assert sql_steps_of(bench.ledger, bench.ledger.counts) > many["counts"] + MANY
+
+
+def test_workers_are_served_between_a_few_stacks_of_many(bench, monkeypatch):
+    """Four batches ahead, of a hundred particles each, are what a worker has to live on until then."""
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(collect, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    examine = StackTaker.examine
+
+    def slow_examine(taker, stack, now):
+        clock.now += 0.04
+        examine(taker, stack, now)
+
+    monkeypatch.setattr(StackTaker, "examine", slow_examine)
+    for number in range(FEW):
+        put_stack_and_star(bench.root, f"mic_{number:06d}.mrcs", 2, seed=number)
+    turns = []
+    while bench.ready() < 2 * FEW:
+        began, bench.now = clock.now, bench.now + 2 * bench.settle
+        bench.collector.take_scan(Scan(bench.wanted), bench.now)
+        bench.collector.step(bench.now)
+        turns.append(clock.now - began)
+    assert max(turns) == pytest.approx(0.12)
 
 
 def test_what_the_service_tells_every_second_does_not_grow_with_the_files(root, tmp_path):
