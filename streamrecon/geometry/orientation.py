@@ -37,10 +37,6 @@ class Orientation:
         """Whether the two frames differ."""
         return self.group != "C1"
 
-    def same_frame(self, other: Orientation) -> bool:
-        """Return whether what is published under both can be put together."""
-        return self is other or not (self.turned or other.turned)
-
     @property
     def operators(self) -> NDArray[np.float64]:
         """Return the group in the reconstruction's own frame, (order, 3, 3); the first is the identity."""

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from streamrecon.errors import StateError
 from streamrecon.inference.compact import CompactImages
 from streamrecon.reconstruct.kept import Contribution, KeptLayout, KeptParticles
-from streamrecon.state.store_index import StoreIndex
+from streamrecon.state.store_index import NO_VIEW, StoreIndex
 
 _FIRST_BYTES = 16 * 2**20
 # A disk without room: it may have some again.
@@ -134,7 +134,12 @@ class ParticleStore:
         return len(self) * self._dtype.itemsize
 
     def put(
-        self, kept: KeptParticles, log_evidence: NDArray[np.floating], rows: NDArray[np.integer], visit: int
+        self,
+        kept: KeptParticles,
+        log_evidence: NDArray[np.floating],
+        rows: NDArray[np.integer],
+        visit: int,
+        views: NDArray[np.integer] | None = None,
     ) -> None:
         """Keep new particles; if there is no room, the worst of the oldest make it.
 
@@ -146,13 +151,16 @@ class ParticleStore:
             Where the pose table has each particle's row: offset and length.
         visit : int
             The image visits so far: the time of this visit.
+        views : ndarray, (n,) uint16, optional
+            As what the particles' views were counted.
         """
         self._allocate(len(self) + len(kept))
         n = min(len(kept), self._room)
         self.dropped += len(kept) - n
         self._make_room(n)
         chosen = np.arange(len(kept) - n, len(kept))
-        places = self._index.add(n, self._room, log_evidence[chosen], kept.contribution.frame[chosen], visit)
+        view = NO_VIEW if views is None else views[chosen]
+        places = self._index.add(n, self._room, log_evidence[chosen], kept.contribution.frame[chosen], visit, view)
         images = self._records["image"]
         for at, i in zip(places.tolist(), chosen.tolist(), strict=True):
             record = images[at]
@@ -198,9 +206,11 @@ class ParticleStore:
         contribution: Contribution,
         log_evidence: NDArray[np.floating],
         visit: int,
+        views: NDArray[np.integer] | None = None,
     ) -> None:
-        """Take note of a visit: what the particles are in the sums with now."""
-        self._index.visited(particles, log_evidence, contribution.frame, visit)
+        """Take note of a visit: what the particles are in the sums with now, and as what views they are counted."""
+        view = NO_VIEW if views is None else views
+        self._index.visited(particles, log_evidence, contribution.frame, visit, view)
         self._write_contributions(particles, contribution)
 
     def give_up(self, particles: NDArray[np.integer]) -> None:

@@ -8,20 +8,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 NONE = 255  # no place
-_ENTRY = np.dtype(
-    [
-        ("used", "u1"),
-        ("current", "u1"),  # place of the contribution that is in the sums
-        ("durable", "u1"),  # the same in the newest durable checkpoint
-        ("pending", "u1"),  # and in the one that is being written
-        ("stamp", "<u8"),  # of the image; grows, so it is also the order of arrival
-        ("contribution_stamp", "<u8"),
-        ("log_evidence", "<f4"),
-        ("frame", "<i8"),
-        ("visited", "<i8"),  # image visits at the latest visit
-        ("sweep", "<u4"),  # in which it was visited last
-    ]
-)
+NO_VIEW = 65535  # as what a particle's view was counted is not known
+_FIELDS_BEFORE = [
+    ("used", "u1"),
+    ("current", "u1"),  # place of the contribution that is in the sums
+    ("durable", "u1"),  # the same in the newest durable checkpoint
+    ("pending", "u1"),  # and in the one that is being written
+    ("stamp", "<u8"),  # of the image; grows, so it is also the order of arrival
+    ("contribution_stamp", "<u8"),
+    ("log_evidence", "<f4"),
+    ("frame", "<i8"),
+    ("visited", "<i8"),  # image visits at the latest visit
+    ("sweep", "<u4"),  # in which it was visited last
+]
+_ENTRY_BEFORE = np.dtype(_FIELDS_BEFORE)  # of checkpoints made before it had views
+_ENTRY = np.dtype([*_FIELDS_BEFORE, ("view", "<u2")])  # as what the particle's view was counted
 
 
 class StoreIndex:
@@ -48,6 +49,7 @@ class StoreIndex:
         log_evidence: NDArray[np.floating],
         frame: NDArray[np.integer],
         visit: int,
+        view: NDArray[np.integer] | int = NO_VIEW,
     ) -> NDArray[np.int64]:
         """Take records for n new particles; there must be room. Return their numbers."""
         free = np.flatnonzero(self._entries["used"][:capacity] == 0)[:n]
@@ -65,7 +67,7 @@ class StoreIndex:
         new["used"] = 1
         new["current"] = new["durable"] = new["pending"] = NONE
         new["stamp"] = self._next(n)
-        new["log_evidence"], new["frame"], new["visited"] = log_evidence, frame, visit
+        new["log_evidence"], new["frame"], new["visited"], new["view"] = log_evidence, frame, visit, view
         self._entries[free] = new
         return free.astype(np.int64)
 
@@ -120,9 +122,11 @@ class StoreIndex:
         log_evidence: NDArray[np.floating],
         frame: NDArray[np.integer],
         visit: int,
+        view: NDArray[np.integer] | int = NO_VIEW,
     ) -> None:
         """Take note of a visit."""
         e = self._entries
+        e["view"][particles] = view
         e["log_evidence"][particles], e["frame"][particles] = log_evidence, frame
         e["visited"][particles], e["sweep"][particles] = visit, self.sweep
 
@@ -146,6 +150,10 @@ class StoreIndex:
     def contribution_stamp(self, particle: int) -> int:
         """Return the stamp that its contribution must carry."""
         return int(self._entries["contribution_stamp"][particle])
+
+    def views(self, particles: NDArray[np.integer]) -> NDArray[np.uint16]:
+        """Return as what views particles were counted, NO_VIEW where that is not known."""
+        return np.asarray(self._entries["view"][particles])
 
     def current(self, particles: int | NDArray[np.integer]) -> NDArray[np.int64]:
         """Return in which place the contributions that are in the sums are."""
@@ -172,10 +180,17 @@ class StoreIndex:
     ) -> StoreIndex | None:
         """Return the index of a checkpoint, None if it has none (made without a store, or with another layout)."""
         entries = arrays.get("store_index")
-        if entries is None or entries.dtype.itemsize != _ENTRY.itemsize:
+        if entries is None or entries.dtype.itemsize not in (_ENTRY.itemsize, _ENTRY_BEFORE.itemsize):
             return None
         index = cls()
-        index._entries = np.array(entries).view(_ENTRY)
+        if entries.dtype.itemsize == _ENTRY.itemsize:
+            index._entries = np.array(entries).view(_ENTRY)
+        else:
+            before = np.array(entries).view(_ENTRY_BEFORE)
+            index._entries = np.zeros(len(before), _ENTRY)
+            for name, _ in _FIELDS_BEFORE:
+                index._entries[name] = before[name]
+            index._entries["view"] = NO_VIEW
         index._entries["durable"] = index._entries["current"]
         index._entries["pending"] = NONE
         index._stamp, index.sweep = int(scalars["store_stamp"]), int(scalars["store_sweep"])

@@ -23,7 +23,7 @@ from streamrecon.errors import NumericalError
 from streamrecon.io import atomic_path, read_volume, write_volume
 from streamrecon.reconstruct.results import GroupHealth, Snapshot
 from streamrecon.worker.session_history import FIT_STAGES, SessionHistory
-from streamrecon.worker.tallies import DEFOCUS_EDGES_ANGSTROM, Tallies
+from streamrecon.worker.tallies import DEFOCUS_EDGES_ANGSTROM, Told
 
 FILE_NAME = "assessment.json"
 # a header has 64 KiB: that many optics groups, and numbers of noise spectra, fit with all the rest
@@ -62,7 +62,7 @@ class SnapshotAssessor:
         self._symmetry: SymmetrySummary | None = None
         self._symmetry_angstrom = math.inf
 
-    def assess(self, snapshot: Snapshot, tallies: Tallies) -> Assessed:
+    def assess(self, snapshot: Snapshot, told: Told) -> Assessed:
         """Assess a snapshot.
 
         Raises
@@ -90,7 +90,7 @@ class SnapshotAssessor:
         if self._config.find_symmetry and known and resolution <= _SYMMETRY_CHANGE * self._symmetry_angstrom:
             self._symmetry_angstrom = resolution
             self._symmetry = self._find_symmetry(snapshot, maps)
-        counts = tallies.angular
+        counts = told.angular
         efficiency = orientation_efficiency(counts)
         assessment = Assessment(
             box_size=box,
@@ -117,7 +117,7 @@ class SnapshotAssessor:
             noise_variance=_noise_spectra(snapshot.noise_variance),
             optics_groups=[_group_summary(group) for group in snapshot.optics_groups[:MOST_GROUPS]],
             defocus_edges_angstrom=list(DEFOCUS_EDGES_ANGSTROM),
-            defocus_counts=tallies.defocus.tolist(),
+            defocus_counts=told.defocus.tolist(),
             symmetry=self._symmetry,
         )
         return Assessed(assessment, maps, snapshot, time.monotonic() - began)

@@ -12,7 +12,7 @@ from streamrecon.transport.publisher import Publisher
 from streamrecon.worker.assessing import FILE_NAME, Assessed, SnapshotAssessor
 from streamrecon.worker.assessor import Assessor
 from streamrecon.worker.session_history import SessionHistory
-from streamrecon.worker.tallies import Tallies
+from streamrecon.worker.tallies import Told
 
 # how long the end of a session waits for its last assessment
 FINISH_SECONDS = 30.0
@@ -48,7 +48,7 @@ class Assessments:
         self._told_failure = ""
         self._told_symmetry = config.assess.symmetry
 
-    def submit(self, snapshot: Snapshot, tallies: Tallies) -> None:
+    def submit(self, snapshot: Snapshot, told: Told) -> None:
         """Have a snapshot assessed, if that is switched on."""
         if not self._config.assess.enabled:
             return
@@ -57,7 +57,7 @@ class Assessments:
             diameter = self._config.engine.particle_diameter_angstrom
             assess = SnapshotAssessor(self._config.assess, diameter, history)
             self._assessor = Assessor(assess, self._folder, self._config.assess.every_seconds)
-        self._assessor.submit(snapshot, tallies)
+        self._assessor.submit(snapshot, told)
 
     def poll(self) -> None:
         """Publish an assessment that has become ready."""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from streamrecon.reconstruct.results import Snapshot
 from streamrecon.worker.assessing import Assessed, SnapshotAssessor
-from streamrecon.worker.tallies import Tallies
+from streamrecon.worker.tallies import Told
 
 # Python's threads share one interpreter: much of an assessment runs beside a fold, some of it instead of one. At a
 # twentieth of the time, what it can take from the worker stays within what batches differ by anyway.
@@ -52,13 +52,13 @@ class Assessor:
         self._clock, self._worked = clock, worked
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="assess", initializer=_lower_priority)
         self._running: Future[tuple[Assessed, float]] | None = None
-        self._waiting: tuple[Snapshot, Tallies] | None = None
+        self._waiting: tuple[Snapshot, Told] | None = None
         self._due = float("-inf")
         self._began = 0.0
 
-    def submit(self, snapshot: Snapshot, tallies: Tallies) -> None:
+    def submit(self, snapshot: Snapshot, told: Told) -> None:
         """Have a snapshot assessed when its turn comes; one that still waits is superseded."""
-        self._waiting = (snapshot, tallies.copy())
+        self._waiting = (snapshot, told)
         self._start_if_due()
 
     def poll(self) -> Assessed | None:
@@ -105,15 +105,15 @@ class Assessor:
     def _start_if_due(self) -> None:
         if self._running is not None or self._waiting is None or self._clock() < self._due:
             return
-        snapshot, tallies = self._waiting
+        snapshot, told = self._waiting
         self._waiting = None
         self._began = self._clock()
-        self._running = self._pool.submit(self._run, snapshot, tallies)
+        self._running = self._pool.submit(self._run, snapshot, told)
 
-    def _run(self, snapshot: Snapshot, tallies: Tallies) -> tuple[Assessed, float]:
+    def _run(self, snapshot: Snapshot, told: Told) -> tuple[Assessed, float]:
         """Return the assessment and the processor time it took: on a busy machine the clock says more than it cost."""
         began = self._worked()
-        assessed = self._assess.assess(snapshot, tallies)
+        assessed = self._assess.assess(snapshot, told)
         self._assess.write(self._folder, assessed)
         return assessed, self._worked() - began
 

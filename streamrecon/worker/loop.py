@@ -277,7 +277,7 @@ class Worker:
         snapshot = engine.snapshot()
         self._snapshot_at, self._snapshot_visits = began, snapshot.status.image_visits
         self._publisher.publish_snapshot(snapshot)
-        self._assessments.submit(snapshot, self._reconstruction.tallies)
+        self._assessments.submit(snapshot, self._reconstruction.told())
         try:
             write_snapshot(self._output_dir / SNAPSHOT_FOLDER, snapshot)
         except OSError as error:

@@ -26,7 +26,7 @@ from streamrecon.state.store_index import StoreIndex
 from streamrecon.transport.batch_ids import BatchIds
 from streamrecon.worker.preprocess import Contrast, prepare, sampling_of
 from streamrecon.worker.record import WorkerRecord, compatibility_of
-from streamrecon.worker.tallies import Tallies
+from streamrecon.worker.tallies import Tallies, Told, views_of
 
 # given the configuration, the box size in pixels and the pixel size in angstrom
 STORE_NAME = "particles.store"
@@ -74,8 +74,6 @@ class Reconstruction:
         self.sampling: tuple[int, float] | None = None
         self.engine: EngineLike | None = None
         self.tallies = Tallies()
-        self._tallied = Orientation()
-        self._tallied_visits = True  # whether the tallies are of the poses that visits found, too
         self.store: ParticleStore | None = None
         record = None if loaded is None else WorkerRecord.from_checkpoint(loaded.extra)
         if record is not None:
@@ -105,18 +103,13 @@ class Reconstruction:
         self.engine = self._make_engine(self._config, *self.sampling)
         self.engine.restore(state)
         tallies = Tallies.restored(state.arrays)
-        if tallies is None:
-            self._tally_again()
-        else:
-            self.tallies, self._tallied = tallies, self.engine.orientation
+        # a checkpoint of an earlier release has none
+        self.tallies = Tallies.from_rows(self._spool.chunks()) if tallies is None else tallies
         self._open_store(StoreIndex.restored(state.arrays, state.scalars))
 
-    def _tally_again(self) -> None:
-        """Count the views of all particles anew, in the frame in which the map is published now."""
-        if self.engine is not None:
-            self._tallied = self.engine.orientation
-            self.tallies = Tallies.from_rows(self._spool.chunks(), self._tallied)
-            self._tallied_visits = True
+    def told(self) -> Told:
+        """Return what was counted of all particles, as the map is published now."""
+        return self.tallies.told(Orientation() if self.engine is None else self.engine.orientation)
 
     def _published(self, result: BatchResult) -> BatchResult:
         """Return a result with its poses as the map is published; the pose table and the store keep the engine's."""
@@ -182,15 +175,12 @@ class Reconstruction:
             )
         except OSError as error:
             raise self._no_room(error) from error
-        published = self._published(result)
-        if not self.engine.orientation.same_frame(self._tallied):
-            self._tally_again()
-        else:
-            self.tallies.add(published.rotation, (batch.table.defocus_u_angstrom + batch.table.defocus_v_angstrom) / 2)
+        views = views_of(result.rotation)
+        self.tallies.add(views, (batch.table.defocus_u_angstrom + batch.table.defocus_v_angstrom) / 2)
         if self.store is not None and result.kept is not None:
-            self.store.put(result.kept, result.log_evidence, rows, self.engine.status.image_visits)
+            self.store.put(result.kept, result.log_evidence, rows, self.engine.status.image_visits, views)
         self.folded.add(batch_id)
-        return published
+        return self._published(result)
 
     def revisit(self, n: int) -> BatchResult | None:
         """Visit kept particles again, at most n: those whose turn it is in this sweep; None if nobody's turn is left.
@@ -217,8 +207,9 @@ class Reconstruction:
             raise
         if result.kept is None:
             raise StateError("the engine gave nothing to keep of particles that were kept")
-        self._tallied_visits = False
-        self.store.replace(good, result.kept.contribution, result.log_evidence, self.engine.status.image_visits)
+        views = self.tallies.move(self.store.index.views(good), views_of(result.rotation))
+        visits = self.engine.status.image_visits
+        self.store.replace(good, result.kept.contribution, result.log_evidence, visits, views)
         try:
             self._spool.update(
                 rows,
@@ -260,9 +251,7 @@ class Reconstruction:
             optics_groups=list(self._groups),
         )
         state = self.engine.state()
-        # otherwise who resumes counts the poses as they are now
-        if self._tallied_visits and self.engine.orientation.same_frame(self._tallied):
-            state = EngineState({**state.arrays, **self.tallies.arrays()}, state.scalars)
+        state = EngineState({**state.arrays, **self.tallies.arrays()}, state.scalars)
         if self.store is not None:
             arrays, scalars = self.store.index.checkpoint()
             state = EngineState({**state.arrays, **arrays}, {**state.scalars, **scalars})

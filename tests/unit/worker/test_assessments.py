@@ -6,12 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fakes import FakePublisher, Ledger, SumEngine, make_batch
+from fakes import FakePublisher, Ledger, make_batch
 from prometheus_client import CollectorRegistry
 from sessions import Session, make_config
 
 from streamrecon.config.model import AssessConfig, Config
 from streamrecon.errors import NumericalError
+from streamrecon.geometry.orientation import Orientation
 from streamrecon.geometry.rotation import random_rotations
 from streamrecon.io import read_volume, write_volume
 from streamrecon.monitor.metrics import WorkerMetrics
@@ -21,7 +22,7 @@ from streamrecon.worker.assessing import SnapshotAssessor
 from streamrecon.worker.assessments import Assessments
 from streamrecon.worker.assessor import Assessor
 from streamrecon.worker.session_history import SessionHistory, thinned
-from streamrecon.worker.tallies import Tallies
+from streamrecon.worker.tallies import Tallies, views_of
 
 MAP = Path(__file__).parents[2] / "fixtures" / "beta_galactosidase_64_3.54A.mrc"
 VOXEL = 3.54
@@ -52,8 +53,8 @@ def snapshot():
 def some_views(n=5000, seed=0):
     tallies = Tallies()
     rng = np.random.default_rng(seed)
-    tallies.add(random_rotations(rng, n), rng.uniform(8000, 24000, n))
-    return tallies
+    tallies.add(views_of(random_rotations(rng, n)), rng.uniform(8000, 24000, n))
+    return tallies.told(Orientation())
 
 
 def test_a_snapshot_is_assessed_and_fits_a_header(snapshot, tmp_path):
@@ -106,40 +107,15 @@ def test_views_and_defocus_survive_a_restart(tmp_path):
     ledger = Ledger({i: make_batch(i) for i in range(1, 7)})
     session = Session(tmp_path, ledger)
     session.start()
-    before = session.reconstruction.tallies
+    before = session.reconstruction.told()
     assert before.angular.sum() == before.defocus.sum() == 120
     ledger.batches[7] = make_batch(7)
     session.start()
-    after = session.reconstruction.tallies
+    after = session.reconstruction.told()
     assert after.angular.sum() == after.defocus.sum() == 140
     # all at the identity, the beam along z
     assert np.flatnonzero(after.angular).tolist() == np.flatnonzero(before.angular).tolist()
     assert after.defocus[15] == 140
-
-
-def pose(engine):
-    """An engine whose poses are spread, so that a rebuilt count can be told from a wrong one."""
-
-    class Posing(engine):
-        def fold(self, batch):
-            result = super().fold(batch)
-            rotation = random_rotations(np.random.default_rng(self.seen), len(batch)).astype(np.float32)
-            return type(result)(**{**vars(result), "rotation": rotation})
-
-    return Posing
-
-
-def test_counts_rebuilt_from_the_pose_table_are_those_counted_live(tmp_path):
-    ledger = Ledger({i: make_batch(i, n=50) for i in range(1, 9)})
-    session = Session(tmp_path, ledger, engine=pose(SumEngine))
-    session.start()
-    live = session.reconstruction.tallies
-    session.start()
-    rebuilt = session.reconstruction.tallies
-    assert rebuilt is not live
-    # six decimals in the table: a view on a pixel's border may fall on the other side
-    assert np.abs(rebuilt.angular - live.angular).sum() <= 2
-    np.testing.assert_array_equal(rebuilt.defocus, live.defocus)
 
 
 def wait_until(condition):
@@ -156,7 +132,7 @@ class Recorder:
         self.go, self.entered = threading.Event(), threading.Event()
         self.go.set()
 
-    def assess(self, snapshot, tallies):
+    def assess(self, snapshot, told):
         self.entered.set()
         assert self.go.wait(120)
         self.assessed.append(snapshot)
@@ -194,7 +170,7 @@ def test_only_the_newest_waits_and_never_more_often_than_allowed(tmp_path):
     now[0] = 80.5
     assert wait_for(assessor) == "third"
     now[0] = 81.0
-    assessor.submit("fourth", Tallies())
+    assessor.submit("fourth", Tallies().told(Orientation()))
     assert assessor.poll() is None
     # the end of the session does not wait for its turn
     assert assessor.finish(90.0) == ["fourth"]
@@ -205,7 +181,7 @@ def test_the_end_does_not_wait_for_ever(tmp_path):
     work = Recorder()
     work.go.clear()
     assessor = Assessor(work, tmp_path, every_seconds=0.1)
-    assessor.submit("slow", Tallies())
+    assessor.submit("slow", Tallies().told(Orientation()))
     assert assessor.finish(0.05) == []
     assessor.close()
     work.go.set()
