@@ -3,10 +3,11 @@ import { angstrom, count } from "./format.js";
 import { color } from "./charts.js";
 
 const PACE_MILLISECONDS = 2000;
+const LOADING_MILLISECONDS = 30000;
 const frame = document.getElementById("viewer");
 const empty = document.getElementById("viewer-empty");
 const level = document.getElementById("level");
-const known = { maps: {}, shown: "", sent: "", busy: false, ready: false, last: 0, timer: 0 };
+const known = { maps: {}, shown: "", sent: "", busy: false, ready: false, hopeless: false, began: 0, last: 0, timer: 0 };
 
 const which = () => document.querySelector("input[name=which]:checked").value;
 const tell = (message, transfer = []) => frame.contentWindow?.postMessage(message, "*", transfer);
@@ -16,11 +17,17 @@ const look = () => ({ background: number(color("--scene")), color: number(color(
 export function showMaps({ maps, classes }) {
   known.maps = maps;
   document.getElementById("class-label").hidden = classes < 2;
-  if (!frame.src && maps.full) {
-    empty.textContent = "Loading the 3D view.";
-    frame.src = "/viewer";
+  if (maps.full && !known.ready && !known.hopeless) {
+    if (!frame.src) empty.textContent = "Loading the 3D view.";
+    // what was loaded while the page's process came and went may never say anything
+    if (!frame.src || performance.now() - known.began > LOADING_MILLISECONDS) load();
   }
   refresh();
+}
+
+function load() {
+  known.began = performance.now();
+  frame.src = "/viewer";
 }
 
 // the connection is lost: whoever answers next may be another process, which has no map until it says so
@@ -29,7 +36,7 @@ export function forgetMaps() {
 }
 
 export function goOn() {
-  if (frame.src && !known.ready) frame.src = "/viewer";
+  if (frame.src && !known.ready && !known.hopeless) load();
 }
 
 export function changeTheme() {
@@ -88,7 +95,8 @@ async function sendMap(map) {
 addEventListener("message", (event) => {
   if (event.source !== frame.contentWindow) return;
   const { type, reason } = event.data;
-  if (type === "ready") known.ready = true;
+  // a view that was loaded anew has no map, and does not answer for what the one before it was sent
+  if (type === "ready") Object.assign(known, { ready: true, busy: false, sent: "" });
   if (type === "shown") {
     known.busy = false;
     empty.hidden = true;
@@ -96,6 +104,7 @@ addEventListener("message", (event) => {
   }
   if (type === "failed") {
     known.busy = false;
+    known.hopeless = !known.ready && event.data.final;
     empty.hidden = false;
     empty.textContent = reason;
   }
