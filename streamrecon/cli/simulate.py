@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import signal
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from streamrecon.cli.exit_codes import INTERRUPTED, errors_as_exit_codes
+from streamrecon.cli.stopping import stop_on_signals
 from streamrecon.errors import ConfigError
 from streamrecon.io.mrc_write import write_volume
 from streamrecon.simulate.microscope import Microscope, MicroscopeSettings
@@ -102,20 +102,17 @@ def simulate(
             else:
                 volume = density_from_model(model, box, pixel_size)
             microscope = Microscope(volume, settings)
-        writer = SessionWriter(microscope, out, truth_folder, file_format=file_format, particles_per_second=rate)
+        stop = stop_on_signals()
+        writer = SessionWriter(
+            microscope, out, truth_folder, file_format=file_format, particles_per_second=rate, sleep=stop.wait
+        )
         write_volume(truth_folder / "truth.mrc", volume, pixel_size)
         noise = "no noise" if math.isinf(snr) else f"SNR {snr:g}"
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=console) as progress:
             task = progress.add_task(f"Particles, {noise}", total=particles)
-            # a service manager's or a script's way of saying Ctrl-C
-            before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-            try:
-                written = writer.run(particles, lambda done: progress.update(task, completed=done))
-            except KeyboardInterrupt:
-                progress.stop()
-                console.print(f"Stopped. {out} holds whole stacks and manifests only.")
-                raise typer.Exit(INTERRUPTED) from None
-            finally:
-                signal.signal(signal.SIGTERM, before)
+            written = writer.run(particles, lambda done: progress.update(task, completed=done), stop.is_set)
+        if stop.is_set() and written < particles:
+            console.print(f"Stopped. {out} holds whole stacks and manifests only.")
+            raise typer.Exit(INTERRUPTED)
         console.print(f"{written} particles in {out}, the truth about them in {truth_folder}")

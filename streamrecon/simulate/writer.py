@@ -56,7 +56,7 @@ class SessionWriter:
         *,
         file_format: Format = "relion",
         particles_per_second: float = 0.0,
-        sleep: Callable[[float], None] = time.sleep,
+        sleep: Callable[[float], object] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         if truth_folder.absolute().is_relative_to(folder.absolute()):
@@ -76,16 +76,24 @@ class SessionWriter:
         self._clock = clock
         self._job = folder / _JOB[file_format]
 
-    def run(self, n_particles: int, on_progress: Callable[[int], None] = lambda _: None) -> int:
+    def run(
+        self,
+        n_particles: int,
+        on_progress: Callable[[int], None] = lambda _: None,
+        stopped: Callable[[], bool] = lambda: False,
+    ) -> int:
         """Write a session of ``n_particles`` and return how many were written.
 
-        An exception (Ctrl-C among them) removes the unfinished stack, completes the joined manifests and goes on.
+        An end before that removes the unfinished stack and completes the joined manifests.
 
         Parameters
         ----------
         n_particles : int
         on_progress : callable
             Called with the number of particles written so far.
+        stopped : callable
+            Asked before each image or few: whether to end now. An exception between a whole stack and its rows would
+            leave it out of the joined manifest, so that people are heard by this.
         """
         each = self._microscope.settings.particles_per_micrograph
         groups = self._microscope.optics_groups
@@ -101,7 +109,8 @@ class SessionWriter:
                 micrograph = self._take(number, count)
                 # first the truth: whatever is in the folder has its row there, even when this is the end
                 truth.append(micrograph)
-                self._write_micrograph(micrograph, started, written, on_progress)
+                if not self._write_micrograph(micrograph, started, written, on_progress, stopped):
+                    break
                 joined.append(micrograph)
                 written += count
                 if (number + 1) % _JOIN_EVERY_MICROGRAPHS == 0:
@@ -118,8 +127,14 @@ class SessionWriter:
         return self._microscope.micrograph(number, stack, f"MotionCorr/job002/Micrographs/{name}.mrc", count)
 
     def _write_micrograph(
-        self, micrograph: Micrograph, started: float, written: int, on_progress: Callable[[int], None]
-    ) -> None:
+        self,
+        micrograph: Micrograph,
+        started: float,
+        written: int,
+        on_progress: Callable[[int], None],
+        stopped: Callable[[], bool],
+    ) -> bool:
+        """Write a stack and its manifest; return False, with neither left, if it was to end before it was whole."""
         images, table = micrograph.images, micrograph.table
         stack = self._folder / table.stack_names[0]
         stack.parent.mkdir(parents=True, exist_ok=True)
@@ -131,6 +146,8 @@ class SessionWriter:
                 stack, len(images), images.shape[1:], pixel_size, growing_header=self._format == "relion"
             ) as writer:
                 for start in range(0, len(images), chunk):
+                    if stopped():
+                        raise _Stopped
                     writer.append(images[start : start + chunk])
                     done = written + min(start + chunk, len(images))
                     on_progress(done)
@@ -140,9 +157,16 @@ class SessionWriter:
                 write_star(stack.with_name(f"{stack.stem}_extract.star"), table, rotation=None, shift_angstrom=None)
             else:
                 write_cs(stack.with_suffix(".cs"), table)
-        except BaseException:
+        except BaseException as error:
             stack.unlink(missing_ok=True)
+            if isinstance(error, _Stopped):
+                return False
             raise
+        return True
+
+
+class _Stopped(Exception):
+    """Leaves a stack in the middle."""
 
 
 class _GrowingStar:

@@ -99,6 +99,22 @@ def test_an_interrupt_leaves_whole_files_only(tmp_path: Path, microscope: Micros
     assert len(read_star(tmp_path / "truth/ground_truth.star")) >= 6
 
 
+@pytest.mark.parametrize(("after", "stacks"), [(0, 0), (5, 0), (6, 1), (8, 1), (12, 2)])
+def test_told_to_stop_it_leaves_whole_stacks_with_their_rows(
+    tmp_path: Path, microscope: Microscope, after: int, stacks: int
+) -> None:
+    root, done = tmp_path / "in", [0]
+    writer = SessionWriter(
+        microscope, root, tmp_path / "truth", particles_per_second=2, sleep=lambda _: None, clock=lambda: 0.0
+    )
+    assert writer.run(100, done.append, lambda: done[-1] >= after) == 6 * stacks
+    found = sorted((root / JOB / "Micrographs").glob("*.mrcs"))
+    assert [probe_stack(stack).nz for stack in found] == [6] * stacks
+    assert all(stack.with_name(f"{stack.stem}_extract.star").exists() for stack in found)
+    joined = root / JOB / "particles.star"
+    assert (len(read_star(joined)) if joined.exists() else 0) == 6 * stacks
+
+
 def test_the_joined_manifest_grows(tmp_path: Path, microscope: Microscope) -> None:
     root = tmp_path / "in"
     lengths = set()
