@@ -29,7 +29,7 @@ def the_process_stays_as_it_was(monkeypatch):
 
     Whatever is left is found by some later test, or by another one tomorrow: which tests share a process is chance.
     """
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     root = logging.getLogger()
     log_handlers, log_level = root.handlers[:], root.level
     environment, folder = dict(os.environ), os.getcwd()  # noqa: PTH109  # given back as it was, not resolved

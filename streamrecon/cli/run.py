@@ -36,7 +36,8 @@ def run(
     """Watch, reconstruct and publish until told to stop; the live page is on monitor.bind, for a browser.
 
     Under systemd (Type=notify) it says when both halves are up, and keeps the watchdog quiet while they answer.
-    One signal (Ctrl-C) stops in order, a second one kills; a process that dies is started again.
+    One signal (Ctrl-C) stops in order, a second one kills; a process that dies is started again. A terminal that is
+    closed stops it, too: start it with nohup, or under systemd, where it should outlive that.
 
     Example: streamrecon run -c config.toml
 
@@ -74,6 +75,8 @@ def run(
         )
         signal.signal(signal.SIGINT, supervisor.request_stop)
         signal.signal(signal.SIGTERM, supervisor.request_stop)
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as under nohup(1)
+            signal.signal(signal.SIGHUP, supervisor.request_stop)
         folders = {"output_dir": settings.session.output_dir, "watch_root": settings.watch.root}
         with ExitStack() as stack:
             if settings.notify.wanted:

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM as a wish to stop."""
+"""SIGINT, SIGTERM and SIGHUP as a wish to stop."""
 
 from __future__ import annotations
 
@@ -8,13 +8,23 @@ from types import FrameType
 
 
 def stop_on_signals() -> threading.Event:
-    """Return an event that the first SIGINT or SIGTERM sets; the second one ends the program at once."""
+    """Return an event that the first SIGINT or SIGTERM sets; the second one ends the program at once.
+
+    SIGHUP sets it, too, however often it comes: the terminal is gone, or the process that started us
+    (`streamrecon.monitor.launch`), of which the kernel tells once for each of its threads. Where it is ignored, as
+    under nohup(1), it stays so.
+    """
     stop = threading.Event()
 
     def first(number: int, frame: FrameType | None) -> None:  # noqa: ARG001  # the signature of a handler
         signal.signal(number, signal.SIG_DFL)
         stop.set()
 
+    def hang_up(number: int, frame: FrameType | None) -> None:  # noqa: ARG001  # the same
+        stop.set()
+
     signal.signal(signal.SIGINT, first)
     signal.signal(signal.SIGTERM, first)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, hang_up)
     return stop

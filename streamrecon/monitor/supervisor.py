@@ -140,8 +140,8 @@ class Supervisor:
         self._exit_code = 0
 
     def request_stop(self, number: int = signal.SIGTERM, frame: FrameType | None = None) -> None:  # noqa: ARG002
-        """Stop in order; the second time, kill. A signal handler."""
-        self._signals += 1
+        """Stop in order; the second time, kill. A signal handler; a terminal that hangs up counts once."""
+        self._signals = max(1, self._signals) if number == signal.SIGHUP else self._signals + 1
         self._woken.set()
 
     def run(self) -> int:

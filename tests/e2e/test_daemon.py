@@ -55,7 +55,8 @@ def stop_microscope(source):
     assert ended(source) == 130
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+# SIGTERM: most of the tests below
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
 def test_a_signal_stops_it_and_a_second_run_goes_on(tmp_path, number):
     session = Session(tmp_path)
     with session.run() as daemon, endless_microscope(session, daemon) as source:

@@ -38,6 +38,7 @@ def stop(*a):
     say("stopped")
     os._exit(0)
 signal.signal(signal.SIGTERM, stop)
+signal.signal(signal.SIGHUP, stop)  # the supervisor is dead
 server = http.server.HTTPServer(("127.0.0.1", port), Handler)
 threading.Thread(target=server.serve_forever, daemon=True).start()
 say("started")
@@ -170,6 +171,17 @@ def test_a_second_signal_kills(stage):
     # killed: neither would have ended by itself, and the time to wait for them is longer than the test's
     assert running.code == 1
     assert not worker.is_running()
+
+
+def test_a_terminal_that_hangs_up_more_than_once_kills_nobody(stage):
+    """A shell and the kernel may both tell it."""
+    with Running(supervise(stage)) as running:
+        wait_for(lambda: {"ingest started", "worker started"} <= set(stage.said()))
+        running.supervisor.request_stop(signal.SIGHUP)
+        wait_for(lambda: "ingest told" in stage.said())
+        running.supervisor.request_stop(signal.SIGHUP)
+    assert stage.said()[2:] == ["ingest told", "ingest stopped", "worker told", "worker stopped"]
+    assert running.code == 0
 
 
 def test_who_does_not_stop_in_time_is_killed(stage):
