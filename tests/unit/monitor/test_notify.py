@@ -90,7 +90,7 @@ def session(systemd, tmp_path):
         command("ingest"),
         command("worker"),
         registry=CollectorRegistry(),
-        restart=RestartPolicy(first_seconds=3.0),
+        restart=RestartPolicy(first_seconds=3600.0, maximum_seconds=3600.0),
         stop=StopPolicy(ingest_seconds=10, grace_seconds=20),
         notifier=Notifier(environment),
     )
@@ -172,6 +172,8 @@ def test_a_child_that_is_started_again_is_no_reason_for_alarm(session, systemd, 
     wait_for(lambda: systemd.count("READY=1"))
     os.kill(pid_of(tmp_path, "worker"), signal.SIGKILL)
     wait_for(lambda: systemd.pings_with("ingest up, worker down") >= 2)
+    wait_for(lambda: session._worker.restart_at is not None)
+    session._worker.restart_at = 0.0  # the wait is over
     wait_for(lambda: systemd.statuses()[-1].startswith("ingest up, worker up"))
     assert systemd.count("READY=1") == 1
 
