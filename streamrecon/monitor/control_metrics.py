@@ -17,7 +17,7 @@ class ControlMetrics:
         self._commands = counter("commands_total", "Commands obeyed or answered with a reason why not.", ("verb",))
         self._messages = counter(
             "messages_refused_total",
-            "Messages not obeyed, by reason: replayed, garbage, another protocol version, too many at once.",
+            "Messages not obeyed, by reason: replayed, a key taken away, garbage, another version, too many at once.",
             ("reason",),
         )
         self._peers = counter(

@@ -64,7 +64,7 @@ class ControlClient:
         self._socket.set(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
         if curve is not None:
             curve.use(self._socket)
-        self._watch = ClientWatch(self._socket, endpoint, curve=curve is not None)
+        self._watch = ClientWatch(self._socket, endpoint, curve=curve is not None, role="control")
         try:
             self._socket.connect(endpoint)
         except zmq.ZMQError as error:

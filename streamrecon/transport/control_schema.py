@@ -23,7 +23,7 @@ VERBS: tuple[Verb, ...] = get_args(Verb)
 Scalar: TypeAlias = str | int | float | bool | None
 # done: it has happened; accepted: it will; refused: it cannot be asked for like that; failed: it was tried
 Outcome = Literal["done", "accepted", "refused", "failed"]
-REFUSAL_KINDS = ("protocol_version", "garbage", "replayed", "busy")
+REFUSAL_KINDS = ("protocol_version", "garbage", "replayed", "revoked", "busy")
 
 _Version: TypeAlias = Annotated[int, Meta(ge=0)]
 _Name: TypeAlias = Annotated[str, Meta(max_length=300)]

@@ -33,7 +33,7 @@ from streamrecon.transport.control_schema import (
     encode,
 )
 from streamrecon.transport.gate import Gate
-from streamrecon.transport.keys import ServerKeys
+from streamrecon.transport.keys import ServerKeys, authorized_folder
 from streamrecon.transport.seldom import Seldom
 
 # of orders not yet answered; whoever sends more at once is told to wait
@@ -204,6 +204,7 @@ class ControlServer:
         self._socket.send_multipart([route, *encode(message)])
 
     def _receive(self, route: bytes, frames: Sequence[zmq.Frame]) -> None:
+        by = ""
         try:
             request = decode_request([frame.bytes for frame in frames])
         except ProtocolVersionError as error:
@@ -222,13 +223,21 @@ class ControlServer:
                     f"{request.verb}: its ticket was used before, has run out, or is another connection's; nothing was "
                     "done; ask for a new one",
                 )
+            case Command() if self._curve is not None and not (by := self._name_of(frames[0])):
+                # who is let in is asked when a connection is made, and this one may be old
+                self._refuse(
+                    route,
+                    "revoked",
+                    f"{request.verb}: its key is not, or no longer, in {authorized_folder('control')} of "
+                    "security.curve_dir; nothing was done",
+                )
             case Command(verb="status"):
                 text, fields = self._look()
                 self._send(route, _answer(request, "done", text, fields))
             case Command() if self._open >= MOST_ORDERS:
                 self._refuse(route, "busy", f"{MOST_ORDERS} orders wait already; wait for their answers")
             case Command():
-                self._accept(route, request, self._name_of(frames[0]))
+                self._accept(route, request, by)
 
     def _accept(self, route: bytes, command: Command, by: str) -> None:
         def reply(outcome: Outcome, text: str, fields: Mapping[str, Scalar]) -> None:
@@ -239,11 +248,11 @@ class ControlServer:
         self._submit(Order(command, by, reply))
 
     def _name_of(self, frame: zmq.Frame) -> str:
-        """Return the name of the key that a message came with."""
+        """Return the name of the key that a message came with, "" if it is not authorized or cannot be looked up."""
         if self._curve is None:
             return ""
         # the authenticator files each connection under its key
-        with contextlib.suppress(zmq.ZMQError, KeyError):
+        with contextlib.suppress(zmq.ZMQError, KeyError, OSError):
             return self._curve.name_of("control", str(frame.get("User-Id")).encode())
         return ""
 

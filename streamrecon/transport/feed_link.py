@@ -93,7 +93,7 @@ class FeedLink:
         self._socket.set(zmq.RECONNECT_IVL_MAX, 2000)
         if curve is not None:
             curve.use(self._socket)
-        self._handshakes = ClientWatch(self._socket, endpoint, curve=curve is not None)
+        self._handshakes = ClientWatch(self._socket, endpoint, curve=curve is not None, role="worker")
         self._socket.connect(endpoint)
         self._thread = threading.Thread(target=self._run, name="feed-link", daemon=True)
         self._thread.start()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
+from streamrecon.transport.keys import Role, authorized_folder
+
 # "disconnected": it hung up in the middle, as a port scan does, and a client without keys that sees first that we
 # want some
 REFUSAL_REASONS = ("unknown_key", "plaintext", "handshake", "disconnected")
@@ -58,9 +60,12 @@ class ClientWatch:
         As the user knows it.
     curve : bool
         The client has keys.
+    role : Role
+        What it would be: says where its key belongs.
     """
 
-    def __init__(self, sock: zmq.Socket[bytes], endpoint: str, *, curve: bool) -> None:
+    def __init__(self, sock: zmq.Socket[bytes], endpoint: str, *, curve: bool, role: Role = "subscriber") -> None:
+        self._role = role
         self._watch = HandshakeWatch(sock)
         self._endpoint = endpoint
         self._curve = curve
@@ -80,7 +85,8 @@ class ClientWatch:
                 self._hang_ups += 1
             if outcome == "unknown_key":
                 return self._text(
-                    "our key is not authorized there; put its .key file into security.curve_dir/authorized"
+                    "our key is not authorized there; put its .key file into security.curve_dir/"
+                    + authorized_folder(self._role)
                 )
             if outcome == "plaintext":
                 return self._text("only one of the two ends uses CURVE; give the client its keys, or the daemon none")

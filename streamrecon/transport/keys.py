@@ -42,6 +42,11 @@ _FOLDERS: dict[Role, tuple[str, ...]] = {
 }
 
 
+def authorized_folder(role: Role) -> str:
+    """Return where a role's public keys are, below the daemon's folder."""
+    return "/".join(_FOLDERS[role])
+
+
 @dataclass(frozen=True)
 class ServerKeys:
     """What a daemon needs to let in whom it knows.

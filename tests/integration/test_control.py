@@ -1,5 +1,6 @@
 """The control socket over real sockets: who is heard, once; and the verb that speaks to it."""
 
+import errno
 import json
 import queue
 import threading
@@ -115,7 +116,7 @@ class TestWhoIsHeard:
         with structlog.testing.capture_logs() as logged:
             with (
                 ControlClient(desk.endpoint, curve=curve) as control,
-                pytest.raises(AuthenticationError, match="not authorized"),
+                pytest.raises(AuthenticationError, match=r"not authorized.*curve_dir/authorized/control "),
             ):
                 control.ask("stop", timeout_seconds=90)
             wait_for(lambda: "unknown_key" in desk.peers)
@@ -123,6 +124,29 @@ class TestWhoIsHeard:
         refused = [entry for entry in logged if entry["event"] == "peer_refused"]
         assert refused[0]["key"] == curve.public.decode()
         assert refused[0]["role"] == "control"
+
+    def test_a_key_that_was_taken_away_commands_nothing_on_the_connection_that_stands(self, desk, keys):
+        with ControlClient(desk.endpoint, curve=client_keys(keys, "operator")) as control:
+            control.ask("pause")
+            (keys / "authorized" / "control" / "operator.key").unlink()
+            for verb in ("resume", "status"):
+                with pytest.raises(TransportError, match=r"revoked.*authorized/control"):
+                    control.ask(verb, timeout_seconds=60)
+        assert desk.obeyed == [("pause", "operator")]
+        assert desk.messages == ["revoked", "revoked"]
+
+    def test_keys_that_cannot_be_looked_up_command_nothing_and_end_nothing(self, desk, keys, monkeypatch):
+        def cannot(*_):
+            raise OSError(errno.EMFILE, "Too many open files")
+
+        with ControlClient(desk.endpoint, curve=client_keys(keys, "operator")) as control:
+            control.ask("pause")
+            with monkeypatch.context() as patched:
+                patched.setattr(ServerKeys, "name_of", cannot)
+                with pytest.raises(TransportError, match="revoked"):
+                    control.ask("resume", timeout_seconds=60)
+            control.ask("resume", timeout_seconds=60)
+        assert desk.obeyed == [("pause", "operator"), ("resume", "operator")]
 
     def test_a_plaintext_client_is_not(self, desk):
         with (
