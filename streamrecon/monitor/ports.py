@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import random
 import socket
 import threading
@@ -13,8 +14,7 @@ from pathlib import Path
 _RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
 _LOWEST = 10_000  # below are the well-known services
 _MOST_TRIED = 1000
-
-
+_MARK = "\0streamrecon-port-{}"  # a name in Linux's abstract namespace of sockets
 _MOST_HELD = 64
 _held: deque[socket.socket] = deque()
 _lock = threading.Lock()
@@ -34,7 +34,8 @@ def unused_ports(count: int, *, avoid: Collection[int] = ()) -> list[int]:
     They lie below the ports that the kernel gives away by itself, to outgoing connections and to whoever binds port
     0: in the seconds until a program listens, or is started again, one of those would now and then be taken. What is
     given away here is marked by a socket in Linux's abstract namespace, held while this process lives (the last 64),
-    so that two sessions which start at the same time are not given the same.
+    so that two sessions which start at the same time are not given the same. One that is marked is not even tried: for
+    that moment whom it was given to could not bind it.
     """
     found: list[int] = []
     low = _first_given_away()
@@ -43,8 +44,13 @@ def unused_ports(count: int, *, avoid: Collection[int] = ()) -> list[int]:
         for port in random.SystemRandom().sample(tried, min(len(tried), _MOST_TRIED)):
             if len(found) == count:
                 break
-            if port not in avoid and _binds(stack.enter_context(socket.socket()), port) and _mark(port):
+            if port in avoid or (mark := _mark(port)) is None:
+                continue
+            if _binds(stack.enter_context(socket.socket()), port):
                 found.append(port)
+                _hold(mark)
+            else:
+                mark.close()
         while len(found) < count:  # no room below: one of the kernel's own
             sock = stack.enter_context(socket.socket())
             _binds(sock, 0)
@@ -58,19 +64,30 @@ def port_of(endpoint: str) -> int:
     return int(text) if text.isdecimal() else 0
 
 
-def _mark(port: int) -> bool:
-    """Mark a port as given away; return False if another has done so."""
+def _mark(port: int) -> socket.socket | None:
+    """Return what marks a port as given away while it is open; None if another has marked it."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     try:
-        sock.bind(f"\0streamrecon-port-{port}")
+        sock.bind(_MARK.format(port))
     except OSError:
         sock.close()
-        return False
+        return None
+    return sock
+
+
+def _hold(mark: socket.socket) -> None:
     with _lock:
-        _held.append(sock)
+        _held.append(mark)
         if len(_held) > _MOST_HELD:
             _held.popleft().close()
-    return True
+
+
+@atexit.register
+def _release() -> None:
+    """Close what is held: left to the interpreter's end, each would be warned of."""
+    with _lock:
+        while _held:
+            _held.pop().close()
 
 
 def _first_given_away() -> int:
