@@ -9,9 +9,17 @@ from collections.abc import Mapping
 from typing import TextIO
 
 import structlog
-from structlog.typing import Processor
+from structlog.typing import EventDict, Processor
 
 from streamrecon.config.model import LogConfig
+
+
+class _Handler(logging.StreamHandler[TextIO]):
+    """Drops lines that cannot be written: the disk is full, or whoever read them has gone; the session goes on."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not isinstance(sys.exception(), OSError):
+            super().handleError(record)
 
 
 def wants_json(config: LogConfig, stream: TextIO, environment: Mapping[str, str]) -> bool:
@@ -40,24 +48,32 @@ def configure_logging(config: LogConfig, process: str) -> None:
     Notes
     -----
     Everything goes to standard output, one line an entry, times in UTC (ISO 8601). The standard library's
-    logging goes the same way, so that the lines of libraries look like ours.
+    logging goes the same way, so that the lines of libraries look like ours. Without a standard output nothing is said.
     """
+
+    def name_process(_logger: object, _method: str, entry: EventDict) -> EventDict:
+        # not a context variable: each thread would begin without
+        entry["process"] = process
+        return entry
+
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
+        name_process,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.StackInfoRenderer(),
     ]
-    if wants_json(config, sys.stdout, os.environ):
+    stream: TextIO | None = sys.stdout
+    if stream is None or wants_json(config, stream, os.environ):
         render: list[Processor] = [
             structlog.processors.format_exc_info,
             structlog.processors.EventRenamer("message"),
             structlog.processors.JSONRenderer(default=str),
         ]
     else:
-        render = [structlog.dev.ConsoleRenderer(colors=sys.stdout.isatty())]
-    handler = logging.StreamHandler(sys.stdout)
+        render = [structlog.dev.ConsoleRenderer(colors=stream.isatty())]
+    handler = logging.NullHandler() if stream is None else _Handler(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
@@ -78,4 +94,3 @@ def configure_logging(config: LogConfig, process: str) -> None:
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
     )
-    structlog.contextvars.bind_contextvars(process=process)

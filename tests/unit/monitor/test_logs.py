@@ -1,7 +1,11 @@
+import contextlib
 import io
 import json
 import logging
+import sys
+import threading
 from datetime import datetime
+from pathlib import Path
 
 import pytest
 import structlog
@@ -34,20 +38,37 @@ def test_json_lines_of_ours_and_of_libraries(capsys):
     configure_logging(LogConfig(format="json", level="info"), "worker")
     structlog.get_logger("streamrecon.test").info("folded", particles=100)
     structlog.get_logger("streamrecon.test").debug("not shown")
+    for logger in (structlog.get_logger("streamrecon.beside"), logging.getLogger("library.beside")):
+        thread = threading.Thread(target=logger.warning, args=("in a thread",))
+        thread.start()
+        thread.join()
     logging.getLogger("some.library").warning("look out: %d", 3)
     try:
         raise ValueError("why")
     except ValueError:
         structlog.get_logger("streamrecon.test").exception("failed")
     captured = capsys.readouterr()
-    ours, theirs, failed = (json.loads(line) for line in captured.out.splitlines())
+    ours, *beside, theirs, failed = (json.loads(line) for line in captured.out.splitlines())
     assert captured.err == ""
     assert (ours["message"], ours["particles"], ours["level"]) == ("folded", 100, "info")
     assert (theirs["message"], theirs["level"], theirs["logger"]) == ("look out: 3", "warning", "some.library")
     assert "ValueError: why" in failed["exception"]
-    for line in (ours, theirs, failed):
+    assert [line["logger"] for line in beside] == ["streamrecon.beside", "library.beside"]
+    for line in (ours, *beside, theirs, failed):
         assert line["process"] == "worker"
         assert datetime.fromisoformat(line["timestamp"]).utcoffset().total_seconds() == 0
+
+
+def test_a_log_that_cannot_be_written_is_no_trouble_and_makes_none(capsys, monkeypatch):
+    """A disk that is full, a reader that has gone, standard output closed by whoever started us."""
+    for stream in (Path("/dev/full").open("w"), None):  # noqa: SIM115  # closed below; what it holds fails once more
+        monkeypatch.setattr(sys, "stdout", stream)
+        configure_logging(LogConfig(format="auto"), "worker")
+        structlog.get_logger("ours").warning("it is full")
+        if stream is not None:
+            with contextlib.suppress(OSError):
+                stream.close()
+    assert capsys.readouterr().err == ""
 
 
 def test_the_level_may_change_while_it_runs(capsys):
