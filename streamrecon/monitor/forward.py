@@ -36,7 +36,7 @@ _places = threading.BoundedSemaphore(MOST_AT_ONCE)
 
 
 def forward(handler: BaseHTTPRequestHandler, port: int | None) -> None:
-    """Answer a GET with what the page's process answers; 503 while it does not."""
+    """Answer a GET with what the page's process answers; 503 while it does not, 400 to what cannot be passed on."""
     if port is None or not _places.acquire(blocking=False):
         _refuse(handler)
         return
@@ -46,6 +46,9 @@ def forward(handler: BaseHTTPRequestHandler, port: int | None) -> None:
         try:
             connection.request("GET", handler.path, headers=headers)
             answer = connection.getresponse()
+        except (http.client.InvalidURL, ValueError):  # bytes that have no place in a path or a header
+            handler.send_error(400)
+            return
         except (OSError, http.client.HTTPException):
             _refuse(handler)
             return

@@ -10,6 +10,7 @@ import contextlib
 import http.client
 import json
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -160,6 +161,11 @@ class _Server(ThreadingHTTPServer):
         self._reading.discard(request)
         self._open.pop(request, None)
         super().shutdown_request(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002  # the base class's signature
+        """Say in the log, not on standard error, what went wrong with a request; one who has gone is no matter."""
+        if not isinstance(sys.exception(), OSError):
+            _log.exception("http_failed")
 
     def service_actions(self) -> None:
         """Hang up on who takes too long to ask; between two connections, several times a second."""

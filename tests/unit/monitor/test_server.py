@@ -1,7 +1,9 @@
 import contextlib
 import http.client
+import http.server
 import json
 import socket
+import threading
 import time
 
 import pytest
@@ -59,6 +61,39 @@ def test_an_occupied_port_is_told():
         pytest.raises(TransportError, match=r"cannot be bound.*monitor\.bind"),
     ):
         MonitorServer(f"127.0.0.1:{server.port}", lambda: b"", lambda: (True, {}))
+
+
+@pytest.mark.parametrize("request_line", [b"GET /\xff\xfe HTTP/1.0", b"GET /a\x00b HTTP/1.0"])
+def test_what_cannot_be_passed_on_is_the_asker_s_fault_and_makes_no_noise(capfd, request_line):
+    page = http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler)  # never asked
+    with (
+        page,
+        MonitorServer("127.0.0.1:0", lambda: b"", lambda: (True, {}), lambda: page.server_port) as server,
+        socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection,
+    ):
+        connection.sendall(request_line + b"\r\n\r\n")
+        assert connection.recv(1000).split()[1] == b"400"
+    assert capfd.readouterr().err == ""
+
+
+def test_who_hangs_up_before_the_answer_makes_no_noise(capfd):
+    asked, gone = threading.Event(), threading.Event()
+
+    def metrics():
+        asked.set()
+        gone.wait(60)
+        return b"x" * 10_000_000  # more than fits into any socket's buffer
+
+    with MonitorServer("127.0.0.1:0", metrics, lambda: (True, {})) as server:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
+            connection.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+            assert asked.wait(60)
+        gone.set()
+        deadline = time.monotonic() + 60
+        while server._server._open:
+            assert time.monotonic() < deadline, "the connection is kept"
+            time.sleep(0.02)
+    assert capfd.readouterr().err == ""
 
 
 def dripping(port):
