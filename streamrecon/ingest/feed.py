@@ -261,6 +261,7 @@ class FeedServer:
                 lease_seconds=self._lease_seconds,
                 box_size=None if sampling is None else sampling.box_size,
                 pixel_size_angstrom=None if sampling is None else sampling.pixel_size_angstrom,
+                hello=hello.number,
             ),
         )
         _log.info(

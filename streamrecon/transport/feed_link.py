@@ -38,6 +38,8 @@ from streamrecon.transport.keys import ClientKeys
 
 _log = structlog.get_logger(__name__)
 _HELLO_SECONDS = 1.0
+# each Hello without an answer on the same connection doubles the time to the next: some time the answer is quicker
+_MOST_HELLO_SECONDS = 30.0
 _KNOCK_SECONDS = 0.1
 _TICK_MILLISECONDS = 20
 _HEARTBEAT_SECONDS = 1.0
@@ -80,7 +82,10 @@ class FeedLink:
         self._stop = threading.Event()
         self._welcome: Welcome | None = None
         self._refused = False
+        self._hellos = 0
         self._hello_at = -_HELLO_SECONDS
+        self._hello_seconds = _HELLO_SECONDS
+        self._connections = 0
         self._sent_at = 0.0
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._socket = self._context.socket(zmq.DEALER)
@@ -142,7 +147,7 @@ class FeedLink:
                 if self._welcome is not None:
                     self._send_outbox()
                 now = time.monotonic()
-                if self._welcome is None and not self._refused and now - self._hello_at >= _HELLO_SECONDS:
+                if self._welcome is None and not self._refused and now - self._hello_at >= self._hello_seconds:
                     self._hello(now)
                 elif self._welcome is not None:
                     every = min(_HEARTBEAT_SECONDS, self._welcome.lease_seconds / _HEARTBEATS_A_LEASE)
@@ -163,6 +168,9 @@ class FeedLink:
     def _note_refusal(self) -> None:
         """Tell the client of a handshake that failed: it would fail again."""
         text = self._handshakes.refusal()
+        if self._handshakes.successes != self._connections:
+            self._connections = self._handshakes.successes
+            self._hello_seconds = _HELLO_SECONDS  # what was said on the connection before nobody answers
         if text is not None and not self._refused:
             self._refused = True
             self.inbox.put((ErrorReply("authentication", text), None))
@@ -186,7 +194,10 @@ class FeedLink:
         return True
 
     def _hello(self, now: float) -> None:
+        if self._socket.poll(0):
+            return  # the answer to the one before may be there
         self._hello_at = now
+        self._hellos += 1
         with self._lock:
             # This Hello says what waits: credits in its credits, Acks in its folded, Nacks as not held, Drain as such.
             while not self._outbox.empty():
@@ -201,8 +212,12 @@ class FeedLink:
                 held=sorted(self._held),
                 tip=self._tip(),
                 drain=self._drain,
+                number=self._hellos,
             )
-        if not self._send(hello):
+        if self._send(hello):
+            self._hello_seconds = min(2 * self._hello_seconds, _MOST_HELLO_SECONDS)
+        else:
+            self._hello_seconds = _HELLO_SECONDS
             self._hello_at = now - _HELLO_SECONDS + _KNOCK_SECONDS
 
     def _tip(self) -> tuple[int, str] | None:
@@ -218,9 +233,12 @@ class FeedLink:
             _log.warning("feed_message_dropped", reason=str(error)[:500])
             return
         match message:
+            case Welcome() if message.hello not in (0, self._hellos):
+                return  # to a Hello that we have repeated since
             case Welcome():
                 self._welcome = message
                 self._session = message.session
+                self._hello_seconds = _HELLO_SECONDS
             case ErrorReply(kind="unknown_worker"):
                 # The server was restarted, or had given us up.
                 self._welcome = None
@@ -228,7 +246,8 @@ class FeedLink:
             case ErrorReply():
                 self._welcome = None
                 self._refused = True
-            case Batch() if not self._is_new(message.batch_id, message.link):
+            case Batch() if self._welcome is None or not self._is_new(message.batch_id, message.link):
+                # where our Hello has not been answered yet it does not hold what was sent before: it is lent anew
                 return
             case _:
                 pass

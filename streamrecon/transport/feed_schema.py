@@ -35,6 +35,8 @@ Name: TypeAlias = Annotated[str, Meta(max_length=300)]
 Text: TypeAlias = Annotated[str, Meta(max_length=20_000)]
 IdRange: TypeAlias = tuple[BatchId, BatchId]
 Link: TypeAlias = Annotated[str, Meta(max_length=64)]
+# 0: of a release that did not count them
+HelloNumber: TypeAlias = Annotated[int, Meta(ge=0, le=MAX_BATCH_ID)]
 
 
 class Hello(Struct, frozen=True, tag="hello", kw_only=True):
@@ -43,7 +45,7 @@ class Hello(Struct, frozen=True, tag="hello", kw_only=True):
     ``folded`` are the batches in its durable checkpoint, as inclusive ranges; ``held`` those it has in memory
     but has not made durable. ``tip`` is the highest of all these whose link in the ledger's chain it knows, with the
     link: an older copy of the ledger is told by it. ``session`` is the one its checkpoint belongs to, "" if it starts
-    empty. ``drain`` repeats a Drain that the server may have missed.
+    empty. ``drain`` repeats a Drain that the server may have missed. ``number`` counts the Hellos of this worker.
     """
 
     version: int
@@ -55,6 +57,7 @@ class Hello(Struct, frozen=True, tag="hello", kw_only=True):
     held: BatchIds = []
     tip: tuple[BatchId, Link] | None = None
     drain: bool = False
+    number: HelloNumber = 0
 
 
 class Credit(Struct, frozen=True, tag="credit"):
@@ -90,7 +93,11 @@ class Bye(Struct, frozen=True, tag="bye"):
 
 
 class Welcome(Struct, frozen=True, tag="welcome", kw_only=True):
-    """Answer to Hello; box and pixel size are None until the first stack was ready."""
+    """Answer to Hello; box and pixel size are None until the first stack was ready.
+
+    ``hello`` is the number of the Hello that it answers. Of one that was repeated since, what follows is not to be
+    taken: the later Hello did not name it as held, so it is lent anew, perhaps to another worker.
+    """
 
     version: int
     session: Name
@@ -98,6 +105,7 @@ class Welcome(Struct, frozen=True, tag="welcome", kw_only=True):
     lease_seconds: Annotated[float, Meta(gt=0)]
     box_size: int | None = None
     pixel_size_angstrom: float | None = None
+    hello: HelloNumber = 0
 
 
 class Batch(Struct, frozen=True, tag="batch", kw_only=True):

@@ -62,6 +62,11 @@ class ClientWatch:
         The client has keys.
     role : Role
         What it would be: says where its key belongs.
+
+    Attributes
+    ----------
+    successes : int
+        Connections made so far, as far as `refusal` has looked.
     """
 
     def __init__(self, sock: zmq.Socket[bytes], endpoint: str, *, curve: bool, role: Role = "subscriber") -> None:
@@ -70,6 +75,7 @@ class ClientWatch:
         self._endpoint = endpoint
         self._curve = curve
         self._hang_ups = 0
+        self.successes = 0
 
     def refusal(self) -> str | None:
         """Return what to tell the user if the other end has refused us, None if there is nothing to tell.
@@ -81,6 +87,7 @@ class ClientWatch:
         for outcome in self._watch.outcomes():
             if outcome is None:
                 self._hang_ups = 0
+                self.successes += 1
             elif outcome == "disconnected":
                 self._hang_ups += 1
             if outcome == "unknown_key":

@@ -199,6 +199,21 @@ def test_garbage_is_counted_and_dropped(tmp_path, serve):
         take(client, 2)
 
 
+def test_a_welcome_names_the_hello_that_it_answers(tmp_path, serve):
+    fill(tmp_path)
+    with zmq.Context() as context, context.socket(zmq.DEALER) as socket:
+        socket.set(zmq.LINGER, 0)
+        socket.connect(serve().endpoint)
+        hello = feed_schema.Hello(
+            version=feed_schema.PROTOCOL_VERSION, worker_id="w", hostname="h", credits=0, number=7
+        )
+        socket.send_multipart(feed_schema.encode(hello))
+        assert socket.poll(60_000)
+        welcome, _ = feed_schema.decode_ingest_message(socket.recv_multipart())
+    assert isinstance(welcome, feed_schema.Welcome)
+    assert welcome.hello == 7
+
+
 def test_taken_endpoint_is_an_error(tmp_path, serve):
     fill(tmp_path)
     server = serve()

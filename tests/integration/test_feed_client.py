@@ -1,5 +1,6 @@
 """What the worker's client says and takes, against a server played by the test, message by message."""
 
+import msgspec
 import numpy as np
 import pytest
 import zmq
@@ -13,6 +14,7 @@ from streamrecon.transport.feed_schema import (
     Credit,
     Drained,
     ErrorReply,
+    Heartbeat,
     Hello,
     Welcome,
     decode_worker_message,
@@ -34,14 +36,19 @@ class Script:
         self.endpoint = self._socket.get_string(zmq.LAST_ENDPOINT)
         self._route = b""
 
-    def hear(self, kind):
-        """Return the next message of a kind; others are passed over."""
+    def hear(self, *kinds):
+        """Return the next message of one of these kinds; others are passed over."""
         while True:
-            assert self._socket.poll(60_000), f"no {kind.__name__} came"
+            assert self._socket.poll(60_000), f"none of {kinds} came"
             self._route, *frames = self._socket.recv_multipart()
             message = decode_worker_message(frames)
-            if isinstance(message, kind):
+            if isinstance(message, kinds):
                 return message
+
+    def welcome(self, hello, batch_id):
+        """Answer a Hello as an ingester that counts them does, and lend a batch."""
+        self.say(msgspec.structs.replace(WELCOME, hello=hello.number))
+        self.say_batch(batch_id)
 
     def say(self, message, pixels=None):
         self._socket.send_multipart([self._route, *encode(message, pixels)])
@@ -57,6 +64,10 @@ class Script:
             box_size=4,
         )
         self.say(message, np.full((1, 4, 4), batch_id, np.float32))
+
+    def speaks(self):
+        """Whether something waits to be heard."""
+        return bool(self._socket.poll(0))
 
     def close(self):
         self._context.destroy(linger=0)
@@ -109,6 +120,22 @@ def test_hello_says_what_is_held_and_what_is_durable(script):
         again = script.hear(Hello)
         # 3 was acknowledged, 4 is being folded, 6 waits in the client and takes one of its credits.
         assert (again.folded, again.held, again.credits) == ([(1, 3), (5, 5)], [4, 6], 3)
+
+
+def test_what_was_lent_before_a_hello_was_repeated_is_not_taken(script):
+    """The later Hello did not name it as held: by now it may be another worker's."""
+    with FeedClient(script.endpoint, "w", credits=1) as client:
+        first, again = script.hear(Hello), script.hear(Hello)
+        script.welcome(first, 1)
+        script.welcome(again, 2)
+        while (item := client.poll(0.05)) is None:
+            # where it took us long the client has repeated itself once more
+            if script.speaks() and isinstance(hello := script.hear(Hello, Heartbeat), Hello):
+                script.welcome(hello, 2)
+        assert item[0] == 2
+        client.ack([2])
+        # nor does it give a credit for what it has not taken
+        assert [script.hear(Credit, Ack), script.hear(Credit, Ack)] == [Credit(1), Ack([2])]
 
 
 def test_close_says_bye(script):
