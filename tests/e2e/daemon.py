@@ -117,6 +117,11 @@ def figure(session, name, *labels):
     return samples(session.metrics()).get((name, *labels))
 
 
+def page_follows(session):
+    """Return whether the page, which gives way to all others, has started and hears the worker: one subscriber is it."""
+    return (figure(session, "streamrecon_worker_subscribers") or 0) >= 1
+
+
 def child(parent, word):
     """Return the child process that has a word on its command line, None if there is none just now."""
     with contextlib.suppress(psutil.NoSuchProcess):  # a zombie is one of those

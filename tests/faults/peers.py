@@ -13,7 +13,7 @@ import psutil
 import zmq
 
 from streamrecon.transport import control_schema, feed_schema, schema
-from tests.e2e.daemon import ended, streamrecon, wait_for
+from tests.e2e.daemon import ended, page_follows, streamrecon, wait_for
 from tests.faults.exactly_once import assert_exactly_once, folded, queued_batches
 from tests.faults.microscope import PER_MICROGRAPH, PacedSession
 
@@ -52,6 +52,8 @@ def run_peers(folder, *, seconds=60.0, seed=1):
     with session.run() as daemon:
         session.deliver(4)
         wait_for(lambda: folded(session) >= 4 * PER_MICROGRAPH, daemon)
+        # what a process opens and takes while it starts is not what its peers made it keep
+        wait_for(lambda: page_follows(session), daemon)
         before = {p.pid: p for p in (psutil.Process(daemon.pid), *psutil.Process(daemon.pid).children())}
         names = {pid: _name(process) for pid, process in before.items()}
         memory = {pid: p.memory_info().rss for pid, p in before.items()}
@@ -131,7 +133,8 @@ def _attack(session, report, seconds, choose, daemon):
         thread.start()
     try:
         end = time.monotonic() + seconds
-        while time.monotonic() < end:
+        # on a machine that stood still meanwhile not everybody has had a turn
+        while time.monotonic() < end or {attack.split(":")[0] for attack in report.attacks} != set(SOCKETS):
             session.deliver(1)
             assert daemon.poll() is None, session.logged()[-3000:]
             time.sleep(min(2.0, seconds / 10))

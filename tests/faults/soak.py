@@ -11,7 +11,7 @@ import numpy as np
 import psutil
 
 from streamrecon.compare.session import scrape
-from tests.e2e.daemon import ended, samples, wait_for
+from tests.e2e.daemon import ended, page_follows, samples, wait_for
 from tests.faults.microscope import PacedSession
 
 PARTICLES_A_STACK = 100
@@ -32,6 +32,7 @@ _MOST_WAITING_STACKS = 20
 # a process has taken what it needs after so much of the run
 _WARM_UP = 0.4
 _SAMPLE_SECONDS = 2.0
+_LEAST_SAMPLES = 3
 _KEEP_SECONDS = 60.0
 _IMAGE_NAME = re.compile(r"\b(\d+)@\S*soak_(\d{6})\.mrcs")
 # what a process may keep of each stack, so long as the run is long enough for its slope to say anything: ingest knows
@@ -138,13 +139,15 @@ def run_soak(folder, *, seconds, seed=1, say=lambda _: None, series=None):
     supply = Supply(session)
     with session.run() as daemon:
         supply.keep_ahead_of(0)
-        # start-up is over once the first batch is folded
+        # start-up is over once the first batch is folded, and the page is there
         wait_for(lambda: scrape(session.ports.monitor).get("streamrecon_worker_particles_seen"), daemon)
+        wait_for(lambda: page_follows(session), daemon)
         children = _processes(daemon)
         others = _Others(children)
         began = time.monotonic()
         next_sample, next_keep = began, began + _KEEP_SECONDS
-        while (now := time.monotonic()) < began + seconds:
+        # a machine that stood still for so long leaves no sample
+        while (now := time.monotonic()) < began + seconds or len(report.at) < _LEAST_SAMPLES:
             assert daemon.poll() is None, session.logged()[-3000:]
             figures = scrape(session.ports.monitor)
             folded = int(figures.get("streamrecon_worker_particles_seen", 0))
@@ -257,8 +260,8 @@ class _Others:
         self._began, self._before = time.monotonic(), self._used()
 
     def share(self):
-        elapsed = (time.monotonic() - self._began) * psutil.cpu_count()
-        return max(0.0, (self._used() - self._before) / elapsed)
+        used = self._used() - self._before  # first: never of a longer time than it is a share of
+        return max(0.0, used / ((time.monotonic() - self._began) * psutil.cpu_count()))
 
     def _used(self):
         machine = psutil.cpu_times()
