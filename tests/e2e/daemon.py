@@ -118,7 +118,7 @@ def figure(session, name, *labels):
 
 
 def page_follows(session):
-    """Return whether the page, which gives way to all others, has started and hears the worker: one subscriber is it."""
+    """Return whether the page, which gives way to all others, has started and hears the worker: it subscribes."""
     return (figure(session, "streamrecon_worker_subscribers") or 0) >= 1
 
 

@@ -36,7 +36,7 @@ methods = ["projection_matching"]
 kinds = ["random"]
 [sampling]
 bands = [4]
-images = 4
+images = 2
 map_images = 200
 """
 
