@@ -313,14 +313,18 @@ class TestClient:
             thread = threading.Thread(target=ask)
             thread.start()
 
-            def hear():
-                assert sock.poll(60_000)
-                return sock.recv_multipart()
+            def hear(kind):
+                """Return the next message of a kind: whoever waits for a ticket knocks again and again."""
+                while True:
+                    assert sock.poll(60_000)
+                    route, frame = sock.recv_multipart()
+                    if (message := json.loads(frame))["type"] == kind:
+                        return route, message
 
-            route, _ = hear()
+            route, _ = hear("knock")
             sock.send_multipart([route, *encode(Ticket(PROTOCOL_VERSION, "a" * 32, 30.0))])
-            route, frame = hear()
-            request = json.loads(frame)["request"]
+            route, asked = hear("command")
+            request = asked["request"]
             for number, text in (("b" * 32, "another's"), (request, "ours")):
                 answer = Answer(version=PROTOCOL_VERSION, request=number, outcome="done", text=text)
                 sock.send_multipart([route, *encode(answer)])
