@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import zmq
 
 from streamrecon.transport import control_schema, feed_schema, schema
+from streamrecon.transport.handshake import HandshakeWatch
 from streamrecon.transport.keys import LOCAL_NAME, OPERATOR_NAME, WORKER_NAME, ClientKeys, client_folder, make_server
 from tests.e2e.daemon import child, ended, samples, wait_for
 from tests.faults.exactly_once import assert_exactly_once, folded
@@ -27,6 +28,7 @@ _ROLE = {
 }
 _NAMES = (WORKER_NAME, LOCAL_NAME, OPERATOR_NAME)
 _SILENCE_MILLISECONDS = 300
+PAUSED = ("streamrecon_control_paused",)
 
 
 @dataclass
@@ -77,8 +79,8 @@ def run_strangers(folder, *, rounds=3, seed=1):
             session.deliver(1)
         operator = _keys(keys, OPERATOR_NAME)
         said = _replay(session, operator, report)
-        wait_for(lambda: _replays_counted(session) == report.replays, daemon)
-        report.counted, report.replays_counted = _refused(session), _replays_counted(session)
+        wait_for(lambda: _replays_counted(session, daemon) == report.replays, daemon)
+        report.counted, report.replays_counted = _refused(session, daemon), _replays_counted(session, daemon)
         # the worker that was spoken to is gone: what was said to it is worth nothing to the next
         worker = child(daemon, "worker")
         worker.kill()
@@ -86,9 +88,9 @@ def run_strangers(folder, *, rounds=3, seed=1):
         with Wire(session.ports.control, operator) as wire:
             wire.ticket()
             _refused_again(wire, said, report)
-        wait_for(lambda: _replays_counted(session) == 1, daemon)
+        wait_for(lambda: _replays_counted(session, daemon) == 1, daemon)
         report.replays_counted += 1
-        assert _figures(session)["streamrecon_control_paused",] == 0
+        assert _figures(session, daemon)[PAUSED] == 0
         session.deliver_all()
         wait_for(lambda: folded(session) >= session.particles, daemon)
         daemon.terminate()
@@ -116,11 +118,12 @@ def _strangers(keys, door):
 
 def _knock(session, door, curve, daemon):
     """Say what somebody who belongs there would say, and hear nothing until well after it is counted as refused."""
-    before = _refused(session).total()
+    before = _refused(session, daemon).total()
     with zmq.Context() as context, context.socket(zmq.SUB if door in ("events", "volumes") else zmq.DEALER) as sock:
         sock.linger = 0
         if curve is not None:
             curve.use(sock)
+        watch = HandshakeWatch(sock)
         sock.connect(getattr(session.ports, door))
         if door == "feed":
             hello = feed_schema.Hello(
@@ -133,7 +136,10 @@ def _knock(session, door, curve, daemon):
             sock.send_multipart(control_schema.encode(control_schema.Knock(control_schema.PROTOCOL_VERSION)))
         else:
             sock.subscribe("")
-        wait_for(lambda: _refused(session).total() > before, daemon)
+        # this one, and not another who was slow to go: who leaves before is refused for another reason
+        wait_for(watch.failures, daemon)
+        watch.close()
+        wait_for(lambda: _refused(session, daemon).total() > before, daemon)
         assert not sock.poll(_SILENCE_MILLISECONDS), f"{door} answers a stranger"
 
 
@@ -162,21 +168,23 @@ def _refused_again(wire, frames, report):
     report.replays += 1
 
 
-def _figures(session):
-    return samples(session.metrics())
+def _figures(session, daemon):
+    """Return the metrics of both processes: one that has no time to answer just now is left out of the page."""
+    both = {PAUSED, ("streamrecon_ingest_lag_seconds",)}
+    return wait_for(lambda: (found := samples(session.metrics())) and both <= found.keys() and found, daemon)
 
 
-def _refused(session):
+def _refused(session, daemon):
     """Return the connections that all doors counted as refused, by reason."""
     found = Counter()
-    for (name, *labels), value in _figures(session).items():
+    for (name, *labels), value in _figures(session, daemon).items():
         if name.endswith("_peers_refused_total"):
             found[dict(labels)["reason"]] += int(value)
     return found
 
 
-def _replays_counted(session):
-    return int(_figures(session).get(("streamrecon_control_messages_refused_total", ("reason", "replayed")), 0))
+def _replays_counted(session, daemon):
+    return int(_figures(session, daemon).get(("streamrecon_control_messages_refused_total", ("reason", "replayed")), 0))
 
 
 def _logged(session):
