@@ -7,7 +7,7 @@ import numpy as np
 
 from tests.faults.damage import run_damage
 from tests.faults.disk import DISKS, run_full_disk
-from tests.faults.kills import LEAST_FSC_BELOW_HALF, LEAST_FSC_OF_VISITED, run_kills
+from tests.faults.kills import LEAST_FSC_BELOW_HALF, LEAST_FSC_OF_VISITED, MOST_LOST_OF_TRUTH, run_kills
 from tests.faults.memory import run_memory
 from tests.faults.peers import run_peers
 from tests.faults.soak import STORE_MEGABYTES, run_soak
@@ -70,6 +70,7 @@ visits, and as many poses stand in the table: {r.visits - r.particles} of partic
 The session was folded again without a fault, and both ended their sweeps. When it is quiet, and so which sums are made, depends on the kills: the maps are {"" if r.bitwise["volume"] else "not "}the
 same to the bit, of {r.image_visits[0]} and {r.image_visits[1]} visits, at {r.resolution_angstrom[0]:.1f} and {r.resolution_angstrom[1]:.1f} A. Turned onto each other, if need be, their lowest FSC of any shell up to there (13 at most) is {r.lowest_fsc["volume"]:.4f} (required: over
 {LEAST_FSC_OF_VISITED}), and up to half that frequency {r.lowest_fsc["below half"]:.4f} (over {LEAST_FSC_BELOW_HALF}). Each visit draws its poses anew: where noise weighs as much as the map, other visits give another map.
+With the map that the particles were made from it is {r.lowest_fsc_to_truth[0]:.4f} after the kills and {r.lowest_fsc_to_truth[1]:.4f} without (required: at no shell more than {MOST_LOST_OF_TRUTH} less).
 """
 
 
