@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -13,6 +14,7 @@ from streamrecon.client import (
     SessionMessage,
     VolumeMessage,
     VolumeSubscriber,
+    wire,
 )
 from streamrecon.errors import TransportError
 from streamrecon.monitor.ports import unused_ports
@@ -108,11 +110,18 @@ def test_a_slow_consumer_gets_the_newest_volume_not_a_queue(publisher):
                 publisher.publish_snapshot(newest(i))
                 while next(pace).volume[0, 0, 0] != i + 2:
                     pass
+
+        def gone_by():
+            return messages.skipped.get("volume/full/", 0) + messages.gaps.get("volume/full/", 0)
+
+        wait_until(lambda: gone_by() >= 99)
+        # of those before any may have been lost; nothing is in the way of this one
+        publisher.publish_snapshot(newest(100))
         publisher.publish_event("note", "end")
-        wait_until(lambda: messages.skipped.get("volume/full/", 0) + messages.gaps.get("volume/full/", 0) >= 99)
+        wait_until(lambda: gone_by() >= 100)
         taken = [next(messages), next(messages)]
         volumes = [m for m in taken if isinstance(m, VolumeMessage)]
-        assert [m.volume[0, 0, 0] for m in volumes] == [99.0]
+        assert [m.volume[0, 0, 0] for m in volumes] == [100.0]
         assert [m.header.text for m in taken if isinstance(m, EventMessage)] == ["end"]
         assert messages.latest() is volumes[0]
 
@@ -173,26 +182,38 @@ def test_reconnecting_goes_from_one_publisher_to_the_next(latest_only):
                 assert messages.gaps == {}
 
 
-TAKES_LONG = 1.5  # over one message, longer than the silence that is borne
+@pytest.fixture
+def takes_long(monkeypatch):
+    """Let a subscriber take longer over a message than the silence that it bears, by its clock; something came."""
+    behind = [0.0]
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + behind[0], time=time.time)
+    monkeypatch.setattr(wire, "time", clock)
+
+    def take_long(messages):
+        for sock in messages._wire.sockets.values():
+            assert sock.poll(60_000)
+        behind[0] += DEADLINE
+
+    return take_long
 
 
-def test_who_takes_long_over_a_message_has_not_heard_nothing(publisher):
+def test_who_takes_long_over_a_message_has_not_heard_nothing(publisher, takes_long):
     """While it was busy all that came waited in its sockets: the publisher was never silent."""
-    with VolumeSubscriber(*endpoints(publisher), topics=["event/"], timeout_seconds=1.0) as messages:
+    with VolumeSubscriber(*endpoints(publisher), topics=["event/"], timeout_seconds=60) as messages:
         for text in ("first", "second"):
             publisher.publish_event("note", text)
             assert next(messages).header.text == text
-            time.sleep(TAKES_LONG)
+            takes_long(messages)
         publisher.publish_event("note", "third")
         assert next(messages).header.text == "third"
 
 
-def test_asyncio_who_takes_long_over_a_message_has_not_heard_nothing(publisher):
+def test_asyncio_who_takes_long_over_a_message_has_not_heard_nothing(publisher, takes_long):
     async def follow():
-        async with AsyncVolumeSubscriber(*endpoints(publisher), topics=["event/"], timeout_seconds=1.0) as messages:
+        async with AsyncVolumeSubscriber(*endpoints(publisher), topics=["event/"], timeout_seconds=60) as messages:
             publisher.publish_event("note", "first")
             found = [await anext(messages)]
-            time.sleep(TAKES_LONG)
+            takes_long(messages)
             publisher.publish_event("note", "second")
             found.append(await anext(messages))
             return [m.header.text for m in found]
