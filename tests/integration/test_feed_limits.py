@@ -99,19 +99,29 @@ def test_who_does_not_read_is_sent_no_more_than_memory_bears(tmp_path, large, se
     for _ in range(5):
         peer.say(feed_schema.Credit(10_000))
         quiet(server)
-    assert 7 < held(server) < 9
+        assert held(server) < 9
+    until(lambda: held(server) > 7)  # it is sent as much, however slowly the kernel takes what it will
     # another Hello on the same socket, under other names, changes nothing: what is under way is the socket's
     for k in range(5):
         peer.hello(f"hostile{k}")
         quiet(server)
-    assert 7 < held(server) < 9
+        assert held(server) < 9
     # and one that reads gets all the rest meanwhile
     with FeedClient(server.endpoint, "good", hostname="far") as client:
-        free = STACKS - leased(tmp_path)
-        for batch_id, batch in take(client, free):
-            np.testing.assert_array_equal(batch.images, images(N, BOX))
-            client.ack([batch_id])
-        until(lambda: states(tmp_path).get("folded") == free)
+        taken = 0
+
+        def rest():
+            nonlocal taken
+            if (item := client.poll(0.05)) is not None:
+                batch_id, batch = item
+                np.testing.assert_array_equal(batch.images, images(N, BOX))
+                client.ack([batch_id])
+                taken += 1
+            return states(tmp_path) == {"folded": taken, "leased": STACKS - taken} and item is None
+
+        until(rest)
+        assert taken > 0
+        assert held(server) < 9
 
 
 def test_all_together_are_bounded_too(tmp_path, large, serve, hostile, monkeypatch):
@@ -122,21 +132,24 @@ def test_all_together_are_bounded_too(tmp_path, large, serve, hostile, monkeypat
     until(lambda: server.feed.worker_count == len(peers))
     for peer in peers:
         peer.say(feed_schema.Credit(10_000))
+    until(lambda: held(server) > 4)
     quiet(server)
     # one may always be sent to each
-    assert 4 < held(server) < 4 + len(peers) + 0.5
+    assert held(server) < 4 + len(peers) + 0.5
 
 
 def test_credits_are_no_more_than_the_configuration_may_say(tmp_path, serve, hostile):
     fill(tmp_path, stacks=1)
     server = serve()
     peer = hostile(server.endpoint)
+    until(lambda: leased(tmp_path) == 1)
+    (worker,) = server.feed._workers.values()
+    assert worker.credits < feed_workers.MAX_CREDITS
     for _ in range(3):
         peer.say(feed_schema.Credit(10_000))
-    until(lambda: leased(tmp_path) == 1)
+    until(lambda: worker.credits >= feed_workers.MAX_CREDITS)
     quiet(server)
-    (worker,) = server.feed._workers.values()
-    assert worker.credits <= feed_workers.MAX_CREDITS
+    assert worker.credits == feed_workers.MAX_CREDITS
 
 
 def test_a_batch_sent_again_with_its_pixels_costs_a_credit(tmp_path, serve):
