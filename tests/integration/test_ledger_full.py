@@ -27,9 +27,10 @@ class Metrics(CountingMetrics):
 
 def until(condition, seconds=90.0):
     end = time.monotonic() + seconds
-    while not condition():
+    while not (found := condition()):
         assert time.monotonic() < end
         time.sleep(0.02)
+    return found
 
 
 def test_ingest_waits_for_room_and_goes_on(tmp_path, monkeypatch):
@@ -69,9 +70,10 @@ def test_ingest_waits_for_room_and_goes_on(tmp_path, monkeypatch):
             full.set()
             for number in range(40):
                 put_stack_and_star(root, f"while{number}.mrcs", n=5, seed=number)
-            until(lambda: metrics.writable is False and ingest.waiting_for)
-            assert "free space" in ingest.waiting_for
-            assert LEDGER_NAME in ingest.waiting_for
+            # said while it waits, and it tries again and again
+            said = until(lambda: metrics.writable is False and ingest.waiting_for)
+            assert "free space" in said
+            assert LEDGER_NAME in said
             full.clear()
             until(lambda: len(take()) == 41, seconds=120)
             assert metrics.writable is True
