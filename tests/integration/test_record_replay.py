@@ -26,6 +26,11 @@ def ends(ports):
     return ["--events", ports.events, "--volumes", ports.volumes, "--snapshots", ports.snapshots]
 
 
+def n_recorded(path):
+    """Return how many messages are in a recording by now: none before its first line is."""
+    return len(list(read_recording(path))) if path.exists() and path.stat().st_size else 0
+
+
 def recorded(path):
     return [schema.deserialize(r.frames) for r in read_recording(path)]
 
@@ -64,7 +69,7 @@ def recording(tmp_path_factory):
         publish_a_session(publisher)
         with started("record", str(path), *ends(publisher)) as process:
             deadline = time.monotonic() + DEADLINE
-            while not path.exists() or len(list(read_recording(path))) < 9:
+            while n_recorded(path) < 9:
                 assert time.monotonic() < deadline
                 assert process.poll() is None, process.stderr.read()
                 time.sleep(0.05)
@@ -94,7 +99,7 @@ def test_replayed_and_received_again_it_is_the_same(recording, tmp_path):
 
         def pace(_):  # goes on once what was sent has been recorded: nothing depends on how fast the machine is
             deadline = time.monotonic() + DEADLINE
-            while not again.exists() or len(list(read_recording(again))) < len(sent):
+            while n_recorded(again) < len(sent):
                 assert time.monotonic() < deadline
                 time.sleep(0.02)
 
@@ -198,7 +203,7 @@ def test_ctrl_c_leaves_a_recording_that_can_be_read(tmp_path):
         publish_a_session(publisher)
         with started("record", str(path), *ends(publisher)) as process:
             deadline = time.monotonic() + DEADLINE
-            while not path.exists() or len(list(read_recording(path))) < 9:
+            while n_recorded(path) < 9:
                 assert time.monotonic() < deadline
                 time.sleep(0.05)
             process.send_signal(signal.SIGINT)
