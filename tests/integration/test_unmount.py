@@ -13,10 +13,10 @@ from streamrecon.ingest.ledger import LEDGER_NAME, Ledger
 from streamrecon.ingest.ledger_contents import STACK_MISSING
 from streamrecon.ingest.scan import Scan
 from streamrecon.ingest.service import IngestService, IngestSettings
-from streamrecon.io import write_stack
 from streamrecon.transport.feed_client import FeedClient
+from tests.integration.copy_helpers import put
 from tests.integration.feed_helpers import FREE_PORT, states, take, until
-from tests.integration.ingest_helpers import PIXEL_SIZE, CountingMetrics, images, put_stack_and_star
+from tests.integration.ingest_helpers import CountingMetrics, images, put_stack_and_star
 from tests.integration.test_facility import commits_of
 
 STACKS, N = 6, 5
@@ -124,13 +124,18 @@ def test_a_backlog_waits_until_the_folder_is_back(root, tmp_path, start, hostnam
             client.ack([taken[0][0]])
             leave()
             until(lambda: metrics.root_is_present is False)
-            for _ in range(10):
+
+            def nothing_more():
                 # pixels may have been on their way; what goes by reference cannot be read
                 item = client.poll(0.1)
                 if item is not None:
                     taken.append(item)
                     client.ack([item[0]])
-            assert client.paused
+                return item is None and client.paused
+
+            until(nothing_more)
+            for _ in range(5):
+                assert nothing_more()
             assert len(taken) <= 3
             left_over = counts(tmp_path)
             assert left_over["quarantined"] == left_over["ready"] == 0
@@ -189,7 +194,7 @@ def test_to_come_back_a_file_that_has_changed_must_hold_the_image(root, bench):
     bench.ledger.batches.withdraw(batch.batch_id, bad)
     pixels = images(N, seed=1)
     pixels[2] = images(1, seed=9)[0]
-    write_stack(stack, pixels, PIXEL_SIZE)
+    put(stack, pixels)
     bench.collector._copies.seek_missing()
     found = bench.collector._copies._found(bench.ledger.contents.missing())
     assert len(found) == N - 1
