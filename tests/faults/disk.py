@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from tests.e2e.daemon import ended, started, wait_for
-from tests.faults.exactly_once import assert_exactly_once, folded
+from tests.faults.exactly_once import assert_exactly_once, batch_states, folded
 from tests.faults.microscope import PER_MICROGRAPH, PacedSession
 
 DISKS = ("ledger", "worker", "both", "store")
@@ -140,9 +140,12 @@ def run_full_disk(folder, disk, *, seed=1, full_seconds=4.0):
         if disk == "store":
             assert "checkpoint_failed" not in session.logged()
             wait_for(lambda: "store_grows_again" in session.logged(), worker)
-        for process in (worker, ingest):  # the worker first: its last acknowledgements still reach the ledger
-            process.send_signal(signal.SIGTERM)
-            assert ended(process) == 0, session.logged()[-3000:]
+        worker.send_signal(signal.SIGTERM)
+        assert ended(worker) == 0, session.logged()[-3000:]
+        # its last acknowledgements are on the way, and an ingest that stops reads no more
+        wait_for(lambda: batch_states(outputs["ledger"]).keys() == {"folded"}, ingest)
+        ingest.send_signal(signal.SIGTERM)
+        assert ended(ingest) == 0, session.logged()[-3000:]
         complaint = next(line for line in session.logged().splitlines() if _SAID[disk][0] in line)
         assert str(full) in complaint or str(full.relative_to(folder)) in complaint, complaint
         assert "free space" in complaint

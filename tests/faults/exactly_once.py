@@ -30,10 +30,9 @@ def assert_exactly_once(session, *, ledger_folder=None):
     assert posed == visits, f"{posed} poses in the tables, {visits} image visits in the map"
     exported = Counter(particle_names(session.poses()))
     assert exported == fed, f"{len(fed - exported)} are missing in the export, {len(exported - fed)} are there twice"
-    path = (ledger_folder or session.output) / "ledger.sqlite"
-    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as ledger:
-        states = dict(ledger.execute("SELECT state, sum(n) FROM batches GROUP BY state"))
+    with _ledger(ledger_folder or session.output) as ledger:
         ids = [i for (i,) in ledger.execute("SELECT id FROM batches ORDER BY id")]
+    states = batch_states(ledger_folder or session.output)
     assert states == {"folded": len(fed)}, states
     record = WorkerRecord.from_checkpoint(CheckpointStore(session.output / "checkpoints").load_latest().extra)
     assert [i for first, last in record.folded for i in range(first, last + 1)] == ids
@@ -42,8 +41,18 @@ def assert_exactly_once(session, *, ledger_folder=None):
 
 def queued_batches(session):
     """Return how many batches wait for a worker."""
-    with closing(sqlite3.connect(f"file:{session.output / 'ledger.sqlite'}?mode=ro", uri=True)) as ledger:
+    with _ledger(session.output) as ledger:
         return ledger.execute("SELECT count(*) FROM batches WHERE state = 'queued'").fetchone()[0]
+
+
+def batch_states(folder):
+    """Return the states of the batches in a folder's ledger, each with how many particles are in it."""
+    with _ledger(folder) as ledger:
+        return dict(ledger.execute("SELECT state, sum(n) FROM batches GROUP BY state"))
+
+
+def _ledger(folder):
+    return closing(sqlite3.connect(f"file:{folder / 'ledger.sqlite'}?mode=ro", uri=True))
 
 
 def folded(session):
