@@ -58,6 +58,8 @@ def test_a_session_under_command(tmp_path):
         assert ctl(session, "set", "engine.samples", "64", code=2)["outcome"] == "refused"
 
         assert ctl(session, "drain")["outcome"] == "accepted"
+        # obeyed once ingest has heard of it: until then what is there is taken
+        wait_for(lambda: '"drain_asked"' in session.logged(), daemon)
         shutil.copytree(second, session.incoming / "late")
         assert ended(daemon) == 0, session.logged()[-3000:]
     assert_each_once(session, joined_manifest(session))

@@ -224,7 +224,9 @@ def test_mixed_pixel_sizes_are_refused_with_both_names(tmp_path):
             target = session.incoming / "Extract" / "job008" / name
             target.parent.mkdir(exist_ok=True)
             if name.endswith(".star"):
-                target.write_text(text.read_text().replace("job007/Micrographs", "job008"))
+                part = session.folder / name  # half of it would be refused for another reason
+                part.write_text(text.read_text().replace("job007/Micrographs", "job008"))
+                part.rename(target)
             else:
                 shutil.copyfile(text, target)
         wait_for(lambda: "file_quarantined" in session.logged(), daemon)
