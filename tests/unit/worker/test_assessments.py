@@ -18,6 +18,7 @@ from streamrecon.io import read_volume, write_volume
 from streamrecon.monitor.metrics import WorkerMetrics
 from streamrecon.reconstruct.results import EngineStatus, GroupHealth, Snapshot
 from streamrecon.transport import drafts, schema
+from streamrecon.worker import assessments as assessments_module
 from streamrecon.worker.assessing import SnapshotAssessor
 from streamrecon.worker.assessments import Assessments
 from streamrecon.worker.assessor import Assessor
@@ -26,6 +27,12 @@ from streamrecon.worker.tallies import Tallies, views_of
 
 MAP = Path(__file__).parents[2] / "fixtures" / "beta_galactosidase_64_3.54A.mrc"
 VOXEL = 3.54
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch):
+    """The end waits for the last assessment, whose thread has the lowest claim to a busy machine."""
+    monkeypatch.setattr(assessments_module, "FINISH_SECONDS", 300.0)
 
 
 def status(particles=5000, stage="refining", k_max=30, kind="gold_standard"):
