@@ -105,7 +105,8 @@ def test_a_stream_that_falls_silent_is_told_if_nobody_else_would(chat, monkeypat
     assert any("not heard" in text for text in chat.texts()) == tell
 
 
-def test_what_was_kept_back_is_told_at_the_end(chat):
+def test_what_was_kept_back_is_told_at_the_end(chat, monkeypatch):
+    monkeypatch.setattr(service, "_FAREWELL_SECONDS", 60.0)
     with publishing() as publisher, following(chat, publisher, quiet_seconds=3600) as notices:
         for number in range(3):
             notices.failure(f"failure {number}")

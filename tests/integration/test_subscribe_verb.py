@@ -32,7 +32,7 @@ def publisher():
 
 def arguments(publisher, *more):
     ends = ["--events", publisher.events, "--volumes", publisher.volumes, "--snapshots", publisher.snapshots]
-    return ["subscribe", *ends, *more]
+    return ["subscribe", *ends, "--timeout", "60", *more]
 
 
 def test_lines_and_maps(publisher, tmp_path):

@@ -104,7 +104,7 @@ def mail_server(box, certificate=None, **options):
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(*certificate)
         options = {"tls_context": context, "require_starttls": True, **options}
-    controller = Controller(box, hostname="127.0.0.1", port=port, **options)
+    controller = Controller(box, hostname="127.0.0.1", port=port, ready_timeout=60.0, **options)
     controller.start()
     try:
         yield port
