@@ -34,6 +34,8 @@ SNAPSHOT_FOLDER = "snapshots"
 STAR_NAME = "particles.star"
 # The poses are exported whenever visits have grown by this factor: all exports add up to a few times their number.
 _EXPORT_GROWTH = 1.25
+# How kinds of events end that somebody should hear of who asked for warnings alone.
+_WRONG = ("_failed", "_refused", "_unsettled", "_contradicted")
 
 _log = structlog.get_logger(__name__)
 
@@ -320,7 +322,8 @@ class Worker:
             count = self._reconstruction.export(path)
         except OSError as error:
             raise StateError(
-                f"{path}: the particles cannot be exported ({error.strerror}); free space and run again"
+                f"{path}: the particles cannot be exported ({error.strerror}); free space, or put the folder back if "
+                "it was moved, and run again"
             ) from error
         engine = self._reconstruction.engine
         self._exported = engine.status.image_visits if engine is not None else count
@@ -331,5 +334,6 @@ class Worker:
         return self._config.session.output_dir
 
     def _tell(self, kind: str, text: str, **fields: str | int | float) -> None:
-        _log.info(kind, text=text, **fields)
+        log = _log.warning if kind.endswith(_WRONG) else _log.info
+        log(kind, text=text, **fields)
         self._publisher.publish_event(kind, text, **fields)

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import structlog
 from fakes import Ledger, make_batch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -244,7 +245,9 @@ def test_a_failed_checkpoint_is_tried_again_and_nothing_is_acknowledged_meanwhil
 
         store.save = failing
 
-    assert session.start(sabotage=full_disk_once) == "drained"
+    with structlog.testing.capture_logs() as logged:
+        assert session.start(sabotage=full_disk_once) == "drained"
+    assert [e["log_level"] for e in logged if e["event"] == "checkpoint_failed"] == ["warning"]
     assert session.metric("errors_total", kind="state_error") == 1
     assert ledger.acked == {1, 2, 3}
     assert "checkpoint_failed" in [e[0] for e in session.publisher.events]

@@ -6,6 +6,7 @@ import json
 import mrcfile
 import numpy as np
 import pytest
+import structlog
 from fakes import BOX, PIXEL, Ledger, SumEngine, make_batch
 from sessions import Crash, Session, batches, crash_after_folds, final_sums, make_config
 
@@ -70,7 +71,11 @@ def test_what_cannot_be_used_is_given_back_with_a_reason_and_the_rest_goes_on(tm
     nan.images[:] = np.nan
     ledger = Ledger(good | {3: extreme, 4: nan, 5: make_batch(5, pixel=4.0), 6: make_batch(6, box=18)})
     session = Session(tmp_path, ledger)
-    assert session.start() == "drained"
+    with structlog.testing.capture_logs() as logged:
+        assert session.start() == "drained"
+    # log.level = "warning" must not hide what went wrong, nor fill up with what went right
+    levels = {entry["event"]: entry["log_level"] for entry in logged}
+    assert (levels["batch_refused"], levels["stage"], levels["drained"]) == ("warning", "info", "info")
     assert {i: kind for i, (kind, _) in ledger.nacked.items()} == {
         3: "numerical_error",
         4: "stack_corrupt",
