@@ -28,7 +28,8 @@ def keygen(
 
     The daemon's come with keys for its own worker, and for subscribers and ctl on its host. A client gets the folder
     clients/NAME over a safe way (scp) and uses it with `streamrecon subscribe --curve`. To shut a client out, delete
-    its file below authorized/: it is refused from its next connection on.
+    its file below authorized/: it is refused from its next connection on. For other keys delete clients/NAME, too, and
+    make them anew.
 
     Examples: streamrecon keygen keys; streamrecon keygen keys --client display-wall
 
@@ -38,6 +39,8 @@ def keygen(
     with errors_as_exit_codes():
         if worker and control:
             raise ConfigError("--worker and --control: a key has one role; make two clients of different names")
+        if client is None and (worker or control):
+            raise ConfigError("--worker, --control: expected --client NAME beside it; say whose key it is")
         if client is None:
             written = make_server(folder)
         else:

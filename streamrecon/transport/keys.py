@@ -2,7 +2,7 @@
 
 FOLDER/                          0700, security.curve_dir of the daemon
   server.key, server.key_secret  of every socket that the daemon binds
-  authorized/NAME.key            public keys that may subscribe
+  authorized/NAME.key            public keys that may subscribe; a folder that others can write to is refused
   authorized/workers/NAME.key    public keys that may take particles from the feed
   authorized/control/NAME.key    public keys that may command the daemon
   clients/NAME/                  what client NAME needs: client.key, client.key_secret, server.key
@@ -71,9 +71,11 @@ class ServerKeys:
         Raises
         ------
         ConfigError
-            There are none, they cannot be read, or others can read the secret one.
+            There are none, they cannot be read, others can read the secret one, or put keys into ``authorized``.
         """
         public, secret = _load_pair(folder / (_SERVER + _SECRET_SUFFIX))
+        for role in ROLES:
+            _check_closed(folder, _FOLDERS[role])
         return cls(public, secret, folder)
 
     def authorizes(self, role: Role, public: bytes) -> bool:
@@ -137,13 +139,12 @@ def make_server(folder: Path) -> list[Path]:
     ConfigError
         There is a pair already, or the folder cannot be written.
     """
-    public, secret = zmq.curve_keypair()
-    _make_folder(folder)
-    for role in ("worker", "control"):
-        _make_folder(folder.joinpath(*_FOLDERS[role]))
-    written = [_write_secret(folder / (_SERVER + _SECRET_SUFFIX), public, secret)]
-    written.append(_write_public(folder / (_SERVER + _PUBLIC_SUFFIX), public))
     clients: dict[str, Role] = {WORKER_NAME: "worker", LOCAL_NAME: "subscriber", OPERATOR_NAME: "control"}
+    own = [folder / (_SERVER + _SECRET_SUFFIX), folder / (_SERVER + _PUBLIC_SUFFIX)]
+    _check_free([*own, *(path for name, role in clients.items() for path in _files_of(folder, name, role))])
+    public, secret = zmq.curve_keypair()
+    _make_folders(folder)
+    written = [_write_secret(own[0], public, secret), _write_public(own[1], public)]
     return written + [path for name, role in clients.items() for path in make_client(folder, name, role)]
 
 
@@ -158,17 +159,53 @@ def make_client(folder: Path, name: str, role: Role) -> list[Path]:
     if not _NAME.fullmatch(name):
         raise ConfigError(f"client {name!r}: expected up to 64 letters, digits, dots, dashes; choose such a name")
     server = load_public(folder / (_SERVER + _PUBLIC_SUFFIX))
+    files = _files_of(folder, name, role)
+    _check_free(files)
     public, secret = zmq.curve_keypair()
-    own = client_folder(folder, name)
-    _make_folder(own)
+    _make_folders(folder, "clients", name)
     # a folder that an earlier release made lacks the later roles
-    _make_folder(folder.joinpath(*_FOLDERS[role]))
+    _make_folders(folder, *_FOLDERS[role])
     return [
-        _write_secret(own / (_CLIENT + _SECRET_SUFFIX), public, secret),
-        _write_public(own / (_CLIENT + _PUBLIC_SUFFIX), public),
-        _write_public(own / (_SERVER + _PUBLIC_SUFFIX), server),
-        _write_public(folder.joinpath(*_FOLDERS[role]) / (name + _PUBLIC_SUFFIX), public),
+        _write_secret(files[0], public, secret),
+        *(_write_public(path, key) for path, key in zip(files[1:], (public, server, public), strict=True)),
     ]
+
+
+def _files_of(folder: Path, name: str, role: Role) -> list[Path]:
+    """Return a client's files: its secret and public key, the daemon's public one, and what authorizes it."""
+    own = client_folder(folder, name)
+    return [
+        own / (_CLIENT + _SECRET_SUFFIX),
+        own / (_CLIENT + _PUBLIC_SUFFIX),
+        own / (_SERVER + _PUBLIC_SUFFIX),
+        folder.joinpath(*_FOLDERS[role]) / (name + _PUBLIC_SUFFIX),
+    ]
+
+
+def _check_free(paths: list[Path]) -> None:
+    """Refuse to begin what would end half-way."""
+    taken = [str(path) for path in paths if path.exists()]
+    if taken:
+        raise ConfigError(
+            f"{', '.join(taken)}: there already, and keys are not written over; delete all of these if nobody uses "
+            "them any more, or choose another name"
+        )
+
+
+def _check_closed(folder: Path, names: tuple[str, ...]) -> None:
+    """Refuse folders into which others could put keys; one that they cannot reach may have any mode."""
+    others = 0o022
+    for path in [folder.joinpath(*names[:depth]) for depth in range(len(names) + 1)]:
+        try:
+            mode = stat.S_IMODE(path.stat().st_mode)
+        except OSError:
+            return  # then nobody is let in by it
+        if mode & others:
+            raise ConfigError(
+                f"{path}: expected a folder into which only its owner can put keys, found mode {mode:04o}; run chmod "
+                f"go-w {path}, and look through the keys in it"
+            )
+        others &= (mode & 0o011) << 1
 
 
 def load_public(path: Path) -> bytes:
@@ -213,18 +250,22 @@ def _load(path: Path) -> tuple[bytes, bytes | None]:
 
 
 def _missing(path: Path, error: OSError) -> ConfigError:
+    why = error.strerror or "No such file"  # what zmq raises says nothing
     return ConfigError(
-        f"{path}: expected a CURVE key, but it cannot be read ({error.strerror}); make keys with `streamrecon "
-        "keygen`, or run as the user that owns them"
+        f"{path}: expected a CURVE key, but it cannot be read ({why}); make keys with `streamrecon keygen`, or run as "
+        "the user that owns them"
     )
 
 
-def _make_folder(folder: Path) -> None:
+def _make_folders(folder: Path, *names: str) -> None:
+    """Make the daemon's folder and those below it, each closed to others whatever the umask."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for depth in range(len(names)):
+            folder.joinpath(*names[: depth + 1]).mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
         raise ConfigError(
-            f"{folder}: cannot be made ({error.strerror}); choose a folder that can be written"
+            f"{error.filename or folder}: cannot be made ({error.strerror}); choose a folder that can be written"
         ) from error
 
 

@@ -1,4 +1,5 @@
 import os
+import shutil
 import stat
 
 import pytest
@@ -31,7 +32,9 @@ def test_only_public_keys_can_be_read_by_others(folder):
         if path.is_file():
             assert mode == (0o600 if path.suffix == ".key_secret" else 0o644), path
             assert ("secret-key" in path.read_text()) == (path.suffix == ".key_secret")
-    assert modes(folder)[folder] == 0o700
+        else:
+            # whoever may write to authorized/ lets in whom they like
+            assert mode == 0o700, path
     assert sum(p.suffix == ".key_secret" for p in folder.rglob("*")) == 5
 
 
@@ -97,6 +100,33 @@ def test_nothing_is_written_over(folder):
     assert {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == before
 
 
+def test_a_client_that_is_in_the_way_in_part_is_told_as_a_whole_and_the_remedy_helps(folder):
+    """Handed over and deleted here, as the documentation allows, and now to get other keys."""
+    make_client(folder, "alice", "subscriber")
+    shutil.rmtree(client_folder(folder, "alice"))
+    with pytest.raises(ConfigError, match="not written over") as refused:
+        make_client(folder, "alice", "subscriber")
+    assert not client_folder(folder, "alice").exists(), "keys that open nothing"
+    (in_the_way,) = [p for p in folder.rglob("*") if str(p) in str(refused.value) and p.is_file()]
+    in_the_way.unlink()
+    make_client(folder, "alice", "subscriber")
+    alice = ClientKeys.load(client_folder(folder, "alice")).public
+    assert ServerKeys.load(folder).authorizes("subscriber", alice)
+
+
+@pytest.mark.parametrize("name", ["authorized", "authorized/workers", "authorized/control"])
+@pytest.mark.parametrize("mode", [0o770, 0o707, 0o722])
+def test_a_folder_into_which_others_can_put_keys_is_refused_with_the_remedy(folder, name, mode):
+    (folder / name).chmod(mode)
+    ServerKeys.load(folder)  # nobody gets as far
+    folder.chmod(0o755)
+    (folder / "authorized").chmod((folder / "authorized").stat().st_mode | 0o055)
+    with pytest.raises(ConfigError, match=f"chmod go-w {folder / name}"):
+        ServerKeys.load(folder)
+    (folder / name).chmod(0o755)
+    ServerKeys.load(folder)
+
+
 @pytest.mark.parametrize("name", ["../x", "a/b", "", ".hidden", "a" * 65])
 def test_names_cannot_leave_the_folder(folder, name):
     with pytest.raises(ConfigError, match="choose such a name"):
@@ -106,7 +136,11 @@ def test_names_cannot_leave_the_folder(folder, name):
 def test_the_verb(tmp_path):
     keys = tmp_path / "keys"
     run = CliRunner().invoke
-    assert run(app, ["keygen", str(keys), "--client", "bob"]).exit_code == 2, "no server yet"
+    outcome = run(app, ["keygen", str(keys), "--client", "bob"])
+    assert outcome.exit_code == 2, "no server yet"
+    assert "No such file" in outcome.output
+    assert run(app, ["keygen", str(keys), "--control"]).exit_code == 2, "of whom?"
+    assert not keys.exists()
     outcome = run(app, ["keygen", str(keys)])
     assert outcome.exit_code == 0, outcome.output
     assert "security.curve_dir" in outcome.output
