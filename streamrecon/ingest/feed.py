@@ -221,9 +221,9 @@ class FeedServer:
         session = self._ledger.session
         if hello.session not in ("", session):
             reason = (
-                f"{self._ledger.path}: expected a worker of session {session}, found a checkpoint of session "
-                f"{hello.session}; give the worker an empty checkpoint folder, or bring back "
-                "the ledger"
+                f"{self._ledger.path}: expected a worker of session {session}, found one with a checkpoint or a ledger "
+                f"of session {hello.session}; its feed.endpoint is that of another session: give each its own. If this "
+                "is the session that is meant, give the worker an empty session.output_dir, or bring back the ledger"
             )
             self._turn_away(route, hello, reason)
             return

@@ -13,6 +13,7 @@ from types import TracebackType
 
 import msgspec
 
+from streamrecon.errors import StateError
 from streamrecon.ingest.ledger_batches import BatchLedger
 from streamrecon.ingest.ledger_contents import ContentLedger
 from streamrecon.ingest.ledger_schema import (
@@ -27,6 +28,15 @@ from streamrecon.ingest.ledger_schema import (
 from streamrecon.transport.table_wire import ParticleRow
 
 LEDGER_NAME = "ledger.sqlite"
+
+
+def session_in(folder: Path) -> str:
+    """Return the session of the ledger in a folder, "" if there is none that can be read."""
+    try:
+        with Ledger(folder / LEDGER_NAME, access="read") as ledger:
+            return ledger.session
+    except StateError:
+        return ""
 
 
 class Ledger:

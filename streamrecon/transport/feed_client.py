@@ -58,7 +58,8 @@ class FeedClient:
     folded : iterable of int
         Ids in the worker's durable checkpoint.
     session : str
-        The session that checkpoint belongs to (`session` of the client that filled it), "" without one.
+        The session that checkpoint belongs to (`session` of the client that filled it), and without one that of the
+        ledger beside it: batches of another are refused. "": of any.
     folded_link : str
         What `link` said of the highest id in it, "" if that is not known.
     credits : int

@@ -44,8 +44,9 @@ class Hello(Struct, frozen=True, tag="hello", kw_only=True):
 
     ``folded`` are the batches in its durable checkpoint, as inclusive ranges; ``held`` those it has in memory
     but has not made durable. ``tip`` is the highest of all these whose link in the ledger's chain it knows, with the
-    link: an older copy of the ledger is told by it. ``session`` is the one its checkpoint belongs to, "" if it starts
-    empty. ``drain`` repeats a Drain that the server may have missed. ``number`` counts the Hellos of this worker.
+    link: an older copy of the ledger is told by it. ``session`` is the one its checkpoint, or a ledger beside it,
+    belongs to, "" if it starts empty. ``drain`` repeats a Drain that the server may have missed. ``number`` counts the
+    Hellos of this worker.
     """
 
     version: int

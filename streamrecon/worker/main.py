@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry
 
 from streamrecon.config.model import Config
 from streamrecon.errors import StateError, StateUnwritable
+from streamrecon.ingest.ledger import session_in
 from streamrecon.io import atomic_path
 from streamrecon.monitor.control_metrics import ControlMetrics
 from streamrecon.monitor.metrics import WorkerMetrics
@@ -87,7 +88,9 @@ def run_worker(
                 config.feed.endpoint,
                 _worker_id(output_dir),
                 folded=reconstruction.folded,
-                session=reconstruction.feed_session,
+                # beside a ledger, that one's and no other's: a session whose feed.endpoint is that of another would
+                # take particles away from it
+                session=reconstruction.feed_session or session_in(output_dir),
                 folded_link=reconstruction.folded_link,
                 credits=config.feed.credits,
                 curve=feed_keys,
