@@ -13,6 +13,7 @@ from gemmi import cif
 from streamrecon.assess.fsc_curves import fsc_curves
 from streamrecon.assess.half_maps import assess_half_maps
 from streamrecon.assess.masks import automatic_mask
+from streamrecon.assess.sharpening import sharpened_map
 from streamrecon.assess.symmetry import impose_symmetry
 from streamrecon.fourier.shells import shell_index_rfft, shell_sums
 from streamrecon.geometry.symmetry import symmetry_operators
@@ -104,11 +105,15 @@ def test_curves_resolution_and_b_factor_are_relions(folder: Path, halves: tuple[
     np.testing.assert_allclose(found.curves.corrected[1:], curve(fsc, CORRECTED)[1:], atol=0.1)
     assert np.abs(found.curves.corrected - curve(fsc, CORRECTED))[1:].mean() < 0.02
     # one shell
-    theirs = BOX * VOXEL / float(general.find_value("_rlnFinalResolution"))
-    assert abs(BOX * VOXEL / found.curves.shell_resolution_angstrom - theirs) <= 1.01
+    theirs = float(general.find_value("_rlnFinalResolution"))
+    assert abs(BOX * VOXEL / found.curves.shell_resolution_angstrom - BOX * VOXEL / theirs) <= 1.01
     b = float(general.find_value("_rlnBfactorUsedForSharpening"))
+    assert sharpened_map(*halves, VOXEL, curve(fsc, CORRECTED), theirs).fit.b_factor_angstrom2 == pytest.approx(
+        b, rel=1e-4
+    )
+    # of our own random phases the fit is another, as of each seed
     assert found.sharpened.fit is not None
-    assert found.sharpened.fit.b_factor_angstrom2 == pytest.approx(b, rel=0.12)
+    assert found.sharpened.fit.b_factor_angstrom2 == pytest.approx(b, rel=0.25)
 
 
 def test_sharpened_map_is_relions(folder: Path, halves: tuple[np.ndarray, np.ndarray]) -> None:
