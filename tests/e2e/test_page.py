@@ -11,6 +11,8 @@ from PIL import Image
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
+from streamrecon.monitor import forward as forward_module
+from streamrecon.monitor import server as server_module
 from streamrecon.page import hub as hub_module
 from tests.e2e.browser import browser, foreign, has_browser
 from tests.scripted_session import ScriptedSession, status_at
@@ -223,6 +225,26 @@ def test_map_halves_level_and_theme_are_chosen(chromium, session, shots):
     shoot(chromium, shots, "dark", whole=True)
     chromium.driver.find_element(By.ID, "theme").click()
     assert chromium.complaints() == []
+
+
+def test_what_did_not_come_is_asked_for_again(chromium, session, monkeypatch):
+    """The page gives way to all others, and the supervisor waits for its answer only so long."""
+    left = {"/static/viewer.js", "/library/molstar.js", "/map/full.mrc", "/map/full/slices.png"}
+
+    def forward(handler, port):
+        path = handler.path.split("?")[0]
+        forward_module.forward(handler, None if path in left else port)
+        left.discard(path)
+
+    monkeypatch.setattr(server_module, "forward", forward)
+    # a copy that the browser has kept would do
+    chromium.driver.execute_cdp_cmd("Network.clearBrowserCache", {})
+    chromium.open(session.url)
+    session.publish(1200)
+    chromium.wait(lambda: chromium.run(SHOWN))
+    chromium.wait(lambda: chromium.run("return document.getElementById('slices').naturalWidth") == 200)
+    assert not left
+    assert [c for c in chromium.complaints() if "503" not in c and "MIME" not in c] == []
 
 
 def test_a_phone_needs_no_sideways_scrolling_and_every_control_has_a_name(chromium, session, shots):

@@ -3,11 +3,11 @@ import { angstrom, count } from "./format.js";
 import { color } from "./charts.js";
 
 const PACE_MILLISECONDS = 2000;
-const LOADING_MILLISECONDS = 30000;
+const AGAIN_MILLISECONDS = 3000;
 const frame = document.getElementById("viewer");
 const empty = document.getElementById("viewer-empty");
 const level = document.getElementById("level");
-const known = { maps: {}, shown: "", sent: "", busy: false, ready: false, hopeless: false, began: 0, last: 0, timer: 0 };
+const known = { maps: {}, shown: "", sent: "", busy: false, alive: false, ready: false, last: 0, timer: 0, again: 0, retry: 0 };
 
 const which = () => document.querySelector("input[name=which]:checked").value;
 const tell = (message, transfer = []) => frame.contentWindow?.postMessage(message, "*", transfer);
@@ -17,17 +17,11 @@ const look = () => ({ background: number(color("--scene")), color: number(color(
 export function showMaps({ maps, classes }) {
   known.maps = maps;
   document.getElementById("class-label").hidden = classes < 2;
-  if (maps.full && !known.ready && !known.hopeless) {
-    if (!frame.src) empty.textContent = "Loading the 3D view.";
-    // what was loaded while the page's process came and went may never say anything
-    if (!frame.src || performance.now() - known.began > LOADING_MILLISECONDS) load();
+  if (!frame.src && maps.full) {
+    empty.textContent = "Loading the 3D view.";
+    load();
   }
   refresh();
-}
-
-function load() {
-  known.began = performance.now();
-  frame.src = "/viewer";
 }
 
 // the connection is lost: whoever answers next may be another process, which has no map until it says so
@@ -36,8 +30,19 @@ export function forgetMaps() {
 }
 
 export function goOn() {
-  if (frame.src && !known.ready && !known.hopeless) load();
+  if (frame.src && !known.ready) load();
 }
+
+function load() {
+  known.alive = false;
+  frame.src = "/viewer";
+}
+
+// what the frame needs may not have come, as the server waits for a busy page only so long; then nothing in it speaks
+frame.addEventListener("load", () => {
+  clearTimeout(known.again);
+  known.again = setTimeout(() => { if (!known.alive) goOn(); }, AGAIN_MILLISECONDS);
+});
 
 export function changeTheme() {
   if (known.ready) tell({ type: "look", ...look() });
@@ -50,6 +55,12 @@ export function refresh() {
     `${map.shape[0]}³ at ${map.voxel_size_angstrom.toFixed(2)} Å, ${count(map.particles_seen)} particles`;
   showPictures(map);
   sendMap(map);
+}
+
+// a busy page did not answer in time, and this map may be the last
+function tryAgain() {
+  clearTimeout(known.retry);
+  known.retry = setTimeout(refresh, AGAIN_MILLISECONDS);
 }
 
 function showPictures(map) {
@@ -65,7 +76,7 @@ function showPictures(map) {
     picture.src = `/map/${which()}/${kind}.png?v=${encodeURIComponent(map.version)}`;
     picture.alt = `${text} along z, y and x ${words}`;
     picture.hidden = false;
-    picture.onerror = () => { known.shown = ""; }; // the next refresh tries again
+    picture.onerror = () => { known.shown = ""; tryAgain(); };
   }
   document.querySelector(".panel.tiles").classList.add("has-data");
 }
@@ -88,13 +99,15 @@ async function sendMap(map) {
     known.last = performance.now();
     tell({ type: "map", key, bytes, ...look() }, [bytes]);
   } catch {
-    known.busy = false; // the next map, or the next connection, brings another try
+    known.busy = false;
+    tryAgain();
   }
 }
 
 addEventListener("message", (event) => {
   if (event.source !== frame.contentWindow) return;
   const { type, reason } = event.data;
+  known.alive = true;
   // a view that was loaded anew has no map, and does not answer for what the one before it was sent
   if (type === "ready") Object.assign(known, { ready: true, busy: false, sent: "" });
   if (type === "shown") {
@@ -104,7 +117,6 @@ addEventListener("message", (event) => {
   }
   if (type === "failed") {
     known.busy = false;
-    known.hopeless = !known.ready && event.data.final;
     empty.hidden = false;
     empty.textContent = reason;
   }

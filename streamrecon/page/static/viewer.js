@@ -78,8 +78,8 @@ addEventListener("message", (event) => {
     .catch((error) => say({ type: "failed", reason: `The map could not be shown: ${error.message}` }));
 });
 
-if (typeof molstar === "undefined") {
-  say({ type: "failed", final: false, reason: "The 3D view could not be loaded; it is tried again with the next map." });
-} else {
-  start().catch(() => say({ type: "failed", final: true, reason: "This browser shows no 3D (WebGL). The slices show the map." }));
+// without it nothing is said: whoever waits for a word asks for all of this again
+if (typeof molstar !== "undefined") {
+  say({ type: "alive" });
+  start().catch(() => say({ type: "failed", reason: "This browser shows no 3D (WebGL). The slices show the map." }));
 }

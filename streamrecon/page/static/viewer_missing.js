@@ -1,2 +1,2 @@
 "use strict";
-parent.postMessage({ type: "failed", final: true, reason: "The 3D viewer is not installed: pip install 'streamrecon[page]'. The slices show the map." }, "*");
+parent.postMessage({ type: "failed", reason: "The 3D viewer is not installed: pip install 'streamrecon[page]'. The slices show the map." }, "*");

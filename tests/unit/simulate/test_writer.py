@@ -1,3 +1,5 @@
+import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,8 +11,8 @@ from typer.testing import CliRunner
 from streamrecon.cli import exit_codes
 from streamrecon.cli.simulate import simulate
 from streamrecon.errors import ConfigError
-from streamrecon.io import check_complete, probe_stack, read_images, read_manifest, read_star, read_volume
-from streamrecon.simulate import Microscope, MicroscopeSettings, SessionWriter
+from streamrecon.io import check_complete, probe_stack, read_images, read_manifest, read_star, read_volume, write_volume
+from streamrecon.simulate import Microscope, MicroscopeSettings, SessionWriter, writer
 
 SETTINGS = MicroscopeSettings(pixel_size_angstrom=4.0, particles_per_micrograph=6, n_optics_groups=2, seed=1)
 JOB = "Extract/job007"
@@ -20,6 +22,13 @@ JOB = "Extract/job007"
 def microscope() -> Microscope:
     z, y, x = np.mgrid[:16, :16, :16] - 8
     return Microscope(np.exp(-(x**2 / 9 + y**2 / 4 + z**2 / 2)), SETTINGS)
+
+
+@pytest.fixture
+def app() -> Typer:
+    app = Typer()
+    app.command()(simulate)
+    return app
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -115,6 +124,38 @@ def test_told_to_stop_it_leaves_whole_stacks_with_their_rows(
     assert (len(read_star(joined)) if joined.exists() else 0) == 6 * stacks
 
 
+@pytest.mark.parametrize(
+    ("moment", "turn"),
+    [("write_star", 3), ("row_texts", 5), ("row_texts", 6)],
+    ids=["a manifest is there", "the truth is told", "the stack is joined"],
+)
+def test_ctrl_c_at_any_moment_leaves_every_stack_with_what_names_it(
+    tmp_path: Path, app: Typer, monkeypatch: pytest.MonkeyPatch, moment: str, turn: int
+) -> None:
+    """A signal comes between any two steps: a stack must not go when its manifest is there, nor be left unjoined."""
+    step, turns = getattr(writer, moment), []
+
+    def interrupted(*args: object, **options: object) -> object:
+        done = step(*args, **options)
+        turns.append(moment)
+        if len(turns) == turn:
+            os.kill(os.getpid(), signal.SIGINT)
+        return done
+
+    monkeypatch.setattr(writer, moment, interrupted)
+    z, y, x = np.mgrid[:16, :16, :16] - 8
+    write_volume(tmp_path / "map.mrc", np.exp(-(x**2 / 9 + y**2 / 4 + z**2 / 2)), 4.0)
+    out = tmp_path / "in"
+    arguments = f"{out} --map {tmp_path / 'map.mrc'} --box 16 --pixel-size 4 --micrographs-of 5 --particles 9999"
+    assert CliRunner().invoke(app, arguments.split()).exit_code == exit_codes.INTERRUPTED
+    stacks = sorted(out.rglob("*.mrcs"))
+    assert len(stacks) >= 2
+    assert sorted(read_manifest(out / JOB / "particles.star", out).stack_names) == [str(s) for s in stacks]
+    assert sorted(out.rglob("*_extract.star")) == [s.with_name(f"{s.stem}_extract.star") for s in stacks]
+    truth = set(read_star(tmp_path / "in-truth" / "ground_truth.star").identities())
+    assert truth >= set(read_star(out / JOB / "particles.star").identities())
+
+
 def test_the_joined_manifest_grows(tmp_path: Path, microscope: Microscope) -> None:
     root = tmp_path / "in"
     lengths = set()
@@ -135,13 +176,6 @@ def test_folders_that_would_be_a_mistake(tmp_path: Path, microscope: Microscope)
     (tmp_path / "old" / "x").touch()
     with pytest.raises(ConfigError, match="empty or new folder"):
         SessionWriter(microscope, tmp_path / "old", tmp_path / "truth")
-
-
-@pytest.fixture
-def app() -> Typer:
-    app = Typer()
-    app.command()(simulate)
-    return app
 
 
 def test_the_command_writes_what_the_library_does(tmp_path: Path, app: Typer) -> None:
