@@ -59,8 +59,9 @@ class ControlClient:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._socket = self._context.socket(zmq.DEALER)
         self._socket.set(zmq.LINGER, 0)
-        # nothing is kept for a daemon that is away: an old command must not reach the next one
-        self._socket.set(zmq.IMMEDIATE, 1)
+        # not IMMEDIATE: when a connection ends, ZeroMQ would then drop what has come and was not read yet, and the
+        # answer to "stop" comes from a daemon that ends. A command that waits for one that is away is of no use to the
+        # next: its ticket is not that one's
         self._socket.set(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
         if curve is not None:
             curve.use(self._socket)

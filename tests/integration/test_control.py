@@ -7,6 +7,7 @@ import threading
 import time
 from types import SimpleNamespace
 
+import psutil
 import pytest
 import structlog
 import zmq
@@ -298,7 +299,48 @@ class TestWhatIsSent:
             assert control.ask("status").outcome == "done"
 
 
+class Late:
+    """A socket whose owner stands still before it reads what follows its second message, the command, until told to."""
+
+    def __init__(self, sock):
+        self._socket, self._sent = sock, 0
+        self.go = threading.Event()
+
+    def send_multipart(self, *arguments):
+        self._socket.send_multipart(*arguments)
+        self._sent += 1
+
+    def poll(self, milliseconds):
+        if self._sent > 1:
+            assert self.go.wait(90)
+        return self._socket.poll(milliseconds)
+
+    def __getattr__(self, name):
+        return getattr(self._socket, name)
+
+
+def is_connected(endpoint):
+    port = int(endpoint.rsplit(":", 1)[1])
+    return any(c.raddr and c.raddr.port == port for c in psutil.Process().net_connections("tcp"))
+
+
 class TestClient:
+    def test_an_answer_is_read_late_from_a_daemon_that_has_ended(self, open_desk, monkeypatch):
+        monkeypatch.setattr(control_client, "_KNOCK_SECONDS", 90.0)  # one knock
+        answers = queue.Queue()
+        with ControlClient(open_desk.endpoint) as control:
+            late = control._socket = Late(control._socket)
+            asking = threading.Thread(target=lambda: answers.put(control.ask("stop", timeout_seconds=90)))
+            asking.start()
+            try:
+                wait_for(lambda: open_desk.obeyed)
+                open_desk.server.close()
+                wait_for(lambda: not is_connected(open_desk.endpoint))
+            finally:
+                late.go.set()
+                asking.join()
+        assert answers.get_nowait().text == "stop it is"
+
     def test_no_answer_in_time(self, open_desk, monkeypatch):
         """The time runs out once the command has come: a ticket has to come and go before, however busy the machine."""
         open_desk.hold = True
