@@ -6,6 +6,8 @@ import signal
 import threading
 from types import FrameType
 
+from streamrecon.monitor.handlers import set_from_handler
+
 
 def stop_on_signals() -> threading.Event:
     """Return an event that the first SIGINT or SIGTERM sets; the second one ends the program at once.
@@ -18,10 +20,10 @@ def stop_on_signals() -> threading.Event:
 
     def first(number: int, frame: FrameType | None) -> None:  # noqa: ARG001  # the signature of a handler
         signal.signal(number, signal.SIG_DFL)
-        stop.set()
+        set_from_handler(stop)
 
     def hang_up(number: int, frame: FrameType | None) -> None:  # noqa: ARG001  # the same
-        stop.set()
+        set_from_handler(stop)
 
     signal.signal(signal.SIGINT, first)
     signal.signal(signal.SIGTERM, first)

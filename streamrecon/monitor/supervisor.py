@@ -17,6 +17,7 @@ from types import FrameType
 import structlog
 from prometheus_client import CollectorRegistry, generate_latest
 
+from streamrecon.monitor.handlers import set_from_handler
 from streamrecon.monitor.metrics import SupervisorMetrics
 from streamrecon.monitor.notify import ChildState, Heart, Notifier, Vitals, is_turning
 from streamrecon.monitor.ports import unused_ports
@@ -142,7 +143,7 @@ class Supervisor:
     def request_stop(self, number: int = signal.SIGTERM, frame: FrameType | None = None) -> None:  # noqa: ARG002
         """Stop in order; the second time, kill. A signal handler; a terminal that hangs up counts once."""
         self._signals = max(1, self._signals) if number == signal.SIGHUP else self._signals + 1
-        self._woken.set()
+        set_from_handler(self._woken)
 
     def run(self) -> int:
         """Run until both processes are done; return the exit code: 0 if they ended as they should."""

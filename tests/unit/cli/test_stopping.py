@@ -72,6 +72,31 @@ def test_hang_ups_stop_in_order_however_many_and_a_second_term_kills(tmp_path, n
         assert child.wait(60) == code
 
 
+# a handler comes between any two steps of the thread that waits: also while that holds the lock of what it waits for
+AT_A_BAD_MOMENT = """
+import os, signal, sys, threading
+from prometheus_client import CollectorRegistry
+from streamrecon.cli.stopping import stop_on_signals
+from streamrecon.monitor.supervisor import Supervisor
+if sys.argv[1] == "supervisor":
+    supervisor = Supervisor(None, None, registry=CollectorRegistry())
+    signal.signal(signal.SIGHUP, supervisor.request_stop)
+    stop = supervisor._woken
+else:
+    stop = stop_on_signals()
+with stop._cond:
+    os.kill(os.getpid(), signal.SIGHUP)
+    print("told")
+assert stop.wait(60)
+"""
+
+
+@pytest.mark.parametrize("who", ["a process", "supervisor"])
+def test_a_signal_may_come_at_any_moment(who):
+    done = subprocess.run([sys.executable, "-c", AT_A_BAD_MOMENT, who], timeout=90, capture_output=True, check=False)
+    assert (done.returncode, done.stdout) == (0, b"told\n"), done.stderr
+
+
 def test_who_was_started_to_outlive_the_terminal_does(tmp_path):
     said = tmp_path / "said"
     nohup = lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)  # noqa: E731  # as above
