@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import zmq
@@ -125,22 +126,26 @@ def _knock(session, door, curve, daemon):
             curve.use(sock)
         watch = HandshakeWatch(sock)
         sock.connect(getattr(session.ports, door))
-        if door == "feed":
-            hello = feed_schema.Hello(
-                version=feed_schema.PROTOCOL_VERSION, worker_id="stranger", hostname="elsewhere", credits=4
-            )
-            sock.send_multipart(feed_schema.encode(hello))
-        elif door == "snapshots":
-            sock.send_multipart(schema.encode_snapshot_request(schema.TOPICS))
-        elif door == "control":
-            sock.send_multipart(control_schema.encode(control_schema.Knock(control_schema.PROTOCOL_VERSION)))
-        else:
+        if door in ("events", "volumes"):
             sock.subscribe("")
+        else:
+            with suppress(zmq.Again):  # refused before it has said a word: there is nobody any more to say it to
+                sock.send_multipart(_greeting(door), zmq.NOBLOCK)
         # this one, and not another who was slow to go: who leaves before is refused for another reason
         wait_for(watch.failures, daemon)
         watch.close()
         wait_for(lambda: _refused(session, daemon).total() > before, daemon)
         assert not sock.poll(_SILENCE_MILLISECONDS), f"{door} answers a stranger"
+
+
+def _greeting(door):
+    """Return what somebody says first who comes in at a door to speak."""
+    hello = {"version": feed_schema.PROTOCOL_VERSION, "worker_id": "stranger", "hostname": "elsewhere", "credits": 4}
+    return {
+        "feed": feed_schema.encode(feed_schema.Hello(**hello)),
+        "snapshots": schema.encode_snapshot_request(schema.TOPICS),
+        "control": control_schema.encode(control_schema.Knock(control_schema.PROTOCOL_VERSION)),
+    }[door]
 
 
 def _replay(session, operator, report):
