@@ -5,15 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from streamrecon.config.addresses import check_port, shared_address
 from streamrecon.config.notify import NotifyConfig
 from streamrecon.geometry.symmetry import normalised_group
 from streamrecon.reconstruct.settings import EngineSettings
 
 _FROZEN = ConfigDict(extra="forbid", frozen=True)
-Endpoint = Annotated[str, Field(pattern=r"^(tcp://[^:]+:\d+|ipc://.+)$")]
-HostPort = Annotated[str, Field(pattern=r"^[^:/\s]+:\d+$")]
+Endpoint = Annotated[str, Field(pattern=r"^(tcp://[^:]+:\d+|ipc://.+)$"), AfterValidator(check_port)]
+HostPort = Annotated[str, Field(pattern=r"^[^:/\s]+:\d+$"), AfterValidator(check_port)]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 
@@ -199,6 +200,23 @@ class Config(BaseModel):
             raise ValueError(
                 f'compute.devices = {list(self.compute.devices)} with engine.method = "{self.engine.method}": only the '
                 'sums of "online_em" can be added up over devices; name one device, or use that method'
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _an_address_each(self) -> Config:
+        addresses = {
+            "feed.endpoint": self.feed.endpoint,
+            "publish.events": self.publish.events,
+            "publish.volumes": self.publish.volumes,
+            "publish.snapshots": self.publish.snapshots,
+            "control.endpoint": self.control.endpoint,
+            "monitor.bind": self.monitor.bind,
+        }
+        if shared := shared_address(addresses):
+            one, other = shared
+            raise ValueError(
+                f"{one} and {other} are one address, {addresses[one]!r} and {addresses[other]!r}: give each its own"
             )
         return self
 

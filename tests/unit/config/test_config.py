@@ -153,3 +153,32 @@ def test_curve_does_not_open_http(tmp_path):
     path.write_text('[monitor]\nbind = "0.0.0.0:9000"\n[security]\ncurve_dir = "keys"\n')
     with pytest.raises(ConfigError, match=r"monitor\.bind"):
         load_config(path)
+
+
+@pytest.mark.parametrize(
+    ("table", "line", "said"),
+    [
+        ("monitor", 'bind = "127.0.0.1:99999"', "monitor.bind: expected a port of 0 to 65535, found '127.0.0.1:99999'"),
+        (
+            "feed",
+            'endpoint = "tcp://127.0.0.1:70000"',
+            "feed.endpoint: expected a port of 0 to 65535, found 'tcp:..127.0.0.1:70000'",
+        ),
+        ("publish", 'events = "tcp://localhost:8760"', "feed.endpoint and publish.events.*give each its own"),
+        ("monitor", 'bind = "127.0.0.1:8764"', "control.endpoint and monitor.bind.*give each its own"),
+        ("publish", 'events = "ipc:///s"\nvolumes = "ipc:///s"', "publish.events and publish.volumes.*its own"),
+    ],
+)
+def test_ports_that_cannot_be_bound_are_told_before_anything_starts(tmp_path, table, line, said):
+    path = tmp_path / "config.toml"
+    path.write_text(f"[{table}]\n{line}\n")
+    with pytest.raises(ConfigError, match=said):
+        load_config(path)
+
+
+def test_a_wildcard_takes_the_port_of_every_address_and_free_ports_and_other_hosts_are_no_matter():
+    plain = {"security": {"allow_plaintext_on_network": True}}
+    with pytest.raises(ValueError, match=r"publish\.events and publish\.volumes"):
+        Config.model_validate(plain | {"publish": {"events": "tcp://0.0.0.0:9001", "volumes": "tcp://10.0.0.1:9001"}})
+    Config.model_validate(plain | {"publish": {"events": "tcp://10.0.0.1:8760", "volumes": "tcp://127.0.0.1:0"}})
+    Config.model_validate({"publish": {"events": "tcp://127.0.0.1:0", "volumes": "tcp://127.0.0.1:0"}})
