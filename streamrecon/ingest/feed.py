@@ -20,6 +20,7 @@ from streamrecon.ingest.ledger import Ledger
 from streamrecon.ingest.ledger_schema import BatchRecord, BatchStanding
 from streamrecon.ingest.metrics import IngestMetrics, NoIngestMetrics
 from streamrecon.ingest.root import WatchedRoot
+from streamrecon.transport.binding import bind
 from streamrecon.transport.feed_schema import (
     MAX_WORKER_MESSAGE_BYTES,
     PROTOCOL_VERSION,
@@ -118,7 +119,7 @@ class FeedServer:
         self._socket.set(zmq.RCVHWM, _MAX_WAITING_MESSAGES)
         self._gate.guard(self._socket, "worker")
         try:
-            self._socket.bind(endpoint)
+            bind(self._socket, endpoint)
         except zmq.ZMQError as error:
             self._gate.close()
             self._context.destroy(linger=0)

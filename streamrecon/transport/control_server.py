@@ -18,6 +18,7 @@ import zmq
 
 from streamrecon.errors import ProtocolVersionError, TransportError
 from streamrecon.transport import tickets
+from streamrecon.transport.binding import bind
 from streamrecon.transport.control_schema import (
     MAX_MESSAGE_BYTES,
     PROTOCOL_VERSION,
@@ -124,7 +125,7 @@ class ControlServer:
         self._socket.set(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
         self._gate.guard(self._socket, "control")
         try:
-            self._socket.bind(endpoint)
+            bind(self._socket, endpoint)
         except zmq.ZMQError as error:
             self._close_sockets()
             raise TransportError(

@@ -26,6 +26,7 @@ from streamrecon.assess.report import Assessment
 from streamrecon.errors import TransportError
 from streamrecon.reconstruct.results import BatchResult, EngineStatus, Snapshot
 from streamrecon.transport import drafts, schema
+from streamrecon.transport.binding import bind
 from streamrecon.transport.drafts import Draft
 from streamrecon.transport.gate import Gate
 from streamrecon.transport.keys import ServerKeys
@@ -247,7 +248,7 @@ class Publisher:
         sock.setsockopt(zmq.MAXMSGSIZE, schema.MAX_HEADER_BYTES)
         self._gate.guard(sock, "subscriber")
         try:
-            sock.bind(endpoint)
+            bind(sock, endpoint)
         except zmq.ZMQError as error:
             raise TransportError(
                 f"{endpoint}: cannot be bound ({error.strerror}); choose a free port under [publish], or end "

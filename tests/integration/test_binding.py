@@ -1,0 +1,40 @@
+"""A socket in the file system belongs to who listens on it; what a killed one has left is taken over."""
+
+import socket
+
+import pytest
+import zmq
+
+from streamrecon.errors import TransportError
+from streamrecon.transport.binding import bind
+from streamrecon.transport.control_client import ControlClient
+from streamrecon.transport.control_server import ControlServer
+from tests.integration.test_control import Desk
+
+
+def test_a_second_daemon_does_not_take_the_first_one_s_control_socket(tmp_path, monkeypatch):
+    endpoint = f"ipc://{tmp_path}/control"
+    monkeypatch.setattr("tests.integration.test_control.FREE_PORT", endpoint)
+    first = Desk()
+    try:
+        with pytest.raises(TransportError, match=r"cannot be bound.*Address already in use"):
+            ControlServer(endpoint, lambda order: None, lambda: ("another", {}))
+        with ControlClient(endpoint) as control:
+            assert control.ask("pause", timeout_seconds=60).text == "pause it is"
+        assert first.obeyed == [("pause", "")]
+    finally:
+        first.server.close()
+
+
+def test_what_a_killed_daemon_has_left_is_in_nobody_s_way(tmp_path):
+    path = tmp_path / "left"
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+    assert path.exists()
+    with zmq.Context() as context, context.socket(zmq.ROUTER) as sock:
+        bind(sock, f"ipc://{path}")
+        with (
+            context.socket(zmq.ROUTER) as other,
+            pytest.raises(zmq.ZMQError, match="Address already in use"),
+        ):
+            bind(other, f"ipc://{path}")
