@@ -13,11 +13,13 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
+from streamrecon.errors import UnsupportedFormat
 from streamrecon.ingest.ledger import Ledger
 from streamrecon.ingest.ledger_schema import FileRecord
 from streamrecon.ingest.metrics import FILE_STATES, IngestMetrics
 from streamrecon.ingest.settle import FileSettle, FileState
 from streamrecon.ingest.waiting_rows import NO_ROWS
+from streamrecon.io.regular import open_regular
 from streamrecon.transport.table_wire import ParticleRow
 
 _log = structlog.get_logger(__name__)
@@ -219,8 +221,8 @@ def ends_cleanly(path: Path) -> bool:
     if path.suffix.lower() == ".cs":
         return True
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             file.seek(-1, os.SEEK_END)
             return file.read(1) == b"\n"
-    except OSError:
+    except (OSError, UnsupportedFormat):
         return False

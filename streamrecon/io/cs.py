@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from pathlib import Path
 from tokenize import TokenError
@@ -15,6 +16,7 @@ from streamrecon.errors import IngestError, ManifestMismatch, StackIncomplete, U
 from streamrecon.geometry.rotation import rotation_from_rotation_vector, rotation_vector_from_rotation
 from streamrecon.io.atomic import atomic_path
 from streamrecon.io.limits import MAX_NUMBER, check_groups
+from streamrecon.io.regular import open_regular
 from streamrecon.optics.group import OpticsGroup
 from streamrecon.particles import ParticleTable
 
@@ -193,10 +195,12 @@ def _load(path: Path) -> NDArray[Any]:
 
 def _load_quietly(path: Path) -> NDArray[Any]:
     try:
-        size = path.stat().st_size
-        if size > _MAX_CS_BYTES:
-            raise UnsupportedFormat(f"{path}: expected at most {_MAX_CS_BYTES} bytes, found {size}; split the dataset")
-        with path.open("rb") as file:
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > _MAX_CS_BYTES:
+                raise UnsupportedFormat(
+                    f"{path}: expected at most {_MAX_CS_BYTES} bytes, found {size}; split the dataset"
+                )
             magic = file.read(6)
             if magic == _CSDAT_MAGIC:
                 raise UnsupportedFormat(

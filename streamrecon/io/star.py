@@ -5,6 +5,7 @@ gemmi does the parsing: it refuses a loop that is cut inside a row, where other 
 
 from __future__ import annotations
 
+import os
 import reprlib
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from streamrecon.errors import IngestError, ManifestMismatch, StackIncomplete, UnsupportedFormat
 from streamrecon.geometry.rotation import rotation_from_euler
 from streamrecon.io.limits import MAX_NUMBER, MIN_DIVISOR, check_groups
+from streamrecon.io.regular import open_regular
 from streamrecon.optics.group import OpticsGroup
 from streamrecon.particles import ParticleTable
 
@@ -171,13 +173,14 @@ def _is_number(text: str) -> bool:
 
 def _parse(path: Path) -> tuple[cif.Document, Decode]:
     try:
-        size = path.stat().st_size
-        if size > _MAX_STAR_BYTES:
-            raise UnsupportedFormat(
-                f"{path}: expected a STAR file of at most {_MAX_STAR_BYTES} bytes, found {size}; split it "
-                "(relion_star_handler --split)"
-            )
-        raw = path.read_bytes()
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > _MAX_STAR_BYTES:
+                raise UnsupportedFormat(
+                    f"{path}: expected a STAR file of at most {_MAX_STAR_BYTES} bytes, found {size}; split it "
+                    "(relion_star_handler --split)"
+                )
+            raw = file.read()
     except OSError as error:
         raise IngestError(f"{path}: cannot be read ({error.strerror}); was it moved or deleted?") from error
     decode: Decode = _same

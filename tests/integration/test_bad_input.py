@@ -271,6 +271,18 @@ def test_directory_named_like_a_stack(root, bench):
     assert bench.good_is_queued()
 
 
+@pytest.mark.timeout(60)  # an open that waits for who writes into the pipe cannot be ended by a signal
+def test_pipes_and_devices_with_the_names_of_manifests_hold_nothing_up(root, bench):
+    os.mkfifo(root / "pipe.star")
+    os.mkfifo(root / "pipe.cs")
+    (root / "endless.star").symlink_to("/dev/zero")
+    names = ("pipe.star", "pipe.cs", "endless.star")
+    bench.until(lambda: all(bench.quarantine_of(name) for name in names))
+    for name in names:
+        assert only(bench.quarantine_of(name)).kind == "unsupported_format"
+    assert bench.good_is_queued()
+
+
 def test_non_ascii_path(root, bench):
     put_stack_and_star(root, "Gitter_Ä/Größe_µ.mrcs")
     bench.until(lambda: len(known_sections(bench.ledger, "Gitter_Ä/Größe_µ.mrcs")) == 5)
