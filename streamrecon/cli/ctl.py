@@ -47,7 +47,8 @@ def ctl(
 
     snapshot, checkpoint: write one now; answered when the files are there.
 
-    get [KEY], set KEY VALUE: look at a value, or change one until the worker starts again. get says which can be set.
+    get [KEY], set KEY VALUE: look at a value, or change one until the worker starts again. get alone shows those
+    that can be set; with --json all.
 
     drain: take nothing new from the watched folder, fold what is queued, write everything and end.
 

@@ -107,12 +107,12 @@ class Control:
         state = (
             "ending"
             if self._ended
+            else "paused"
+            if self.paused
             else "finishing"
             if self.finishing
             else "draining"
             if self._draining
-            else "paused"
-            if self.paused
             else "running"
         )
         fields: dict[str, Scalar] = {
@@ -266,7 +266,7 @@ class Control:
         key = order.command.key
         values = all_keys(self.config)
         if not key:
-            text = f"those that can be set: {', '.join(LIVE_KEYS)}"
+            text = "those that can be set: " + ", ".join(f"{live} = {values[live]!r}" for live in LIVE_KEYS)
             self._answer(order, "done", text, {k: _scalar(v) for k, v in values.items()})
             return
         if key not in values:

@@ -116,6 +116,9 @@ def test_a_pause_takes_nothing_from_the_feed_until_resume(tmp_path):
         assert bench.polls == polls
         assert len(bench.session.reconstruction.folded) == folded
         assert bench.control.look()[1]["state"] == "paused"
+        bench.control.finishing = "the last sweeps"  # a pause holds these up, too
+        assert bench.control.look()[0].startswith("paused")
+        bench.control.finishing = ""
         assert bench.registry.get_sample_value("streamrecon_control_paused") == 1
         assert "already" in (yield from bench.answered(bench.give("pause")))[1]
         assert (yield from bench.answered(bench.give("resume")))[0] == "done"
@@ -337,7 +340,8 @@ def test_get_shows_every_key(tmp_path):
     def script(bench):
         outcome, text, fields = yield from bench.answered(bench.give("get"))
         assert outcome == "done"
-        assert "log.level" in text
+        assert "snapshot.every_images = 1000000" in text
+        assert "log.level = 'info'" in text
         assert fields["engine.samples"] == bench.control.config.engine.samples
         assert fields["session.output_dir"] == str(tmp_path)
 
