@@ -124,7 +124,8 @@ class FeedServer:
             self._gate.close()
             self._context.destroy(linger=0)
             raise TransportError(
-                f"{endpoint}: cannot listen ({error}); another ingester may run, or set feed.endpoint"
+                f"{endpoint}: cannot be bound ({error.strerror}); another session may have it: choose a free "
+                "port for feed.endpoint, or end the program that holds it"
             ) from error
         self.endpoint: str = self._socket.get_string(zmq.LAST_ENDPOINT)
 

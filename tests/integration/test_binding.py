@@ -6,9 +6,12 @@ import pytest
 import zmq
 
 from streamrecon.errors import TransportError
+from streamrecon.ingest.feed import FeedServer
+from streamrecon.ingest.ledger import LEDGER_NAME, Ledger
 from streamrecon.transport.binding import bind
 from streamrecon.transport.control_client import ControlClient
 from streamrecon.transport.control_server import ControlServer
+from tests.integration.feed_helpers import Server, fill
 from tests.integration.test_control import Desk
 
 
@@ -38,3 +41,18 @@ def test_what_a_killed_daemon_has_left_is_in_nobody_s_way(tmp_path):
             pytest.raises(zmq.ZMQError, match="Address already in use"),
         ):
             bind(other, f"ipc://{path}")
+
+
+def test_an_ingester_whose_port_is_taken_says_it_in_the_words_of_the_runbook(tmp_path):
+    """Which sends whoever reads "cannot be bound" to the ports of the other sessions."""
+    (tmp_path / "one").mkdir()
+    fill(tmp_path / "one")
+    first = Server(tmp_path / "one")
+    try:
+        with (
+            Ledger(tmp_path / "two" / LEDGER_NAME) as ledger,
+            pytest.raises(TransportError, match=r"cannot be bound \(Address already in use.*feed\.endpoint"),
+        ):
+            FeedServer(ledger, tmp_path, first.endpoint, 60.0)
+    finally:
+        first.stop()
