@@ -31,6 +31,13 @@ def publisher():
         yield made
 
 
+@pytest.fixture
+def ending():
+    """A publisher that is to end: its heartbeats do not fill the queue of a subscriber that stands still meanwhile."""
+    with Publisher(FREE_PORT, FREE_PORT, FREE_PORT, session_name="test", heartbeat_seconds=2.0) as made:
+        yield made
+
+
 def endpoints(publisher):
     return publisher.events, publisher.volumes, publisher.snapshots
 
@@ -46,19 +53,19 @@ def run(coroutine):
     return asyncio.run(asyncio.wait_for(coroutine, DEADLINE))
 
 
-def test_asyncio_gets_the_state_then_what_follows_and_the_end(publisher):
-    publisher.publish_snapshot(make_snapshot(1.0))
-    publisher.publish_poses(1, make_result(4), make_snapshot().volume[0, 0, :4].astype(int), make_status())
+def test_asyncio_gets_the_state_then_what_follows_and_the_end(ending):
+    ending.publish_snapshot(make_snapshot(1.0))
+    ending.publish_poses(1, make_result(4), make_snapshot().volume[0, 0, :4].astype(int), make_status())
 
     async def follow():
         seen = []
-        async with AsyncVolumeSubscriber(*endpoints(publisher), timeout_seconds=60) as messages:
+        async with AsyncVolumeSubscriber(*endpoints(ending), timeout_seconds=60) as messages:
             async for message in messages:
                 seen.append(message)
                 if len({m.topic for m in seen}) == 7 and not any(isinstance(m, EventMessage) for m in seen):
-                    publisher.publish_event("note", "after")
+                    ending.publish_event("note", "after")
                 if isinstance(message, EventMessage):
-                    publisher.close("drained")
+                    ending.close("drained")
             return seen, messages.gaps
 
     seen, gaps = run(follow())
@@ -145,10 +152,10 @@ def test_asyncio_slow_consumer_gets_the_newest_volume(publisher):
     assert sequence <= published + 1
 
 
-def test_latest_only_ends_with_the_session_and_tells_of_silence(publisher):
-    with VolumeSubscriber(*endpoints(publisher), latest_only=True) as messages:
+def test_latest_only_ends_with_the_session_and_tells_of_silence(ending):
+    with VolumeSubscriber(*endpoints(ending), latest_only=True) as messages:
         assert isinstance(next(messages), SessionMessage)
-        publisher.close("done")
+        ending.close("done")
         assert [m for m in messages if isinstance(m, SessionMessage)][-1].header.reason == "done"
     with (
         VolumeSubscriber("tcp://127.0.0.1:1", timeout_seconds=0.3, latest_only=True) as messages,

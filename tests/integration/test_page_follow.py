@@ -123,7 +123,7 @@ def test_a_page_told_to_stop_still_hears_how_the_session_ended(monkeypatch):
 
     monkeypatch.setattr(SessionView, "take", slow)
     ports, stop = free_ports(), threading.Event()
-    with Publisher(PORT, PORT, PORT, heartbeat_seconds=0.1) as publisher:
+    with Publisher(PORT, PORT, PORT, heartbeat_seconds=2.0) as publisher:
         config = Config(
             publish=PublishConfig(events=publisher.events, volumes=publisher.volumes, snapshots=publisher.snapshots),
             monitor=MonitorConfig(bind=ports.monitor),
