@@ -105,7 +105,7 @@ class PublishConfig(BaseModel):
     events: Endpoint = "tcp://127.0.0.1:8761"
     volumes: Endpoint = "tcp://127.0.0.1:8762"
     snapshots: Endpoint = "tcp://127.0.0.1:8763"
-    heartbeat_seconds: Positive = 1.0
+    heartbeat_seconds: Annotated[float, Field(gt=0, le=3600)] = 1.0
 
 
 class ControlConfig(BaseModel):
