@@ -3,6 +3,8 @@
 import logging
 import os
 import signal
+import sys
+import threading
 
 import numpy as np
 import pytest
@@ -32,6 +34,7 @@ def the_process_stays_as_it_was(monkeypatch):
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     root = logging.getLogger()
     log_handlers, log_level = root.handlers[:], root.level
+    hooks = sys.excepthook, threading.excepthook
     environment, folder = dict(os.environ), os.getcwd()  # noqa: PTH109  # given back as it was, not resolved
     # a logger that was used once would keep for ever what a test had configured
     configure = structlog.configure
@@ -44,6 +47,7 @@ def the_process_stays_as_it_was(monkeypatch):
             signal.signal(number, handler)
     root.handlers[:] = log_handlers
     root.setLevel(log_level)
+    sys.excepthook, threading.excepthook = hooks
     structlog.reset_defaults()
     structlog.contextvars.clear_contextvars()
     if os.getcwd() != folder:  # noqa: PTH109  # the same

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import threading
 from collections.abc import Mapping
+from types import TracebackType
 from typing import TextIO
 
 import structlog
@@ -36,6 +38,16 @@ def set_log_level(level: str) -> None:
     logging.getLogger().setLevel(level.upper())
 
 
+def _log_uncaught(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    structlog.get_logger(__name__).critical("crashed", reason=repr(error), exc_info=(kind, error, traceback))
+
+
+def _log_uncaught_in_thread(arguments: threading.ExceptHookArgs) -> None:
+    error = arguments.exc_value
+    if error is not None:
+        _log_uncaught(arguments.exc_type, error, arguments.exc_traceback)
+
+
 def configure_logging(config: LogConfig, process: str) -> None:
     """Set up logging for this process; call it once, before anything is logged.
 
@@ -48,7 +60,8 @@ def configure_logging(config: LogConfig, process: str) -> None:
     Notes
     -----
     Everything goes to standard output, one line an entry, times in UTC (ISO 8601). The standard library's
-    logging goes the same way, so that the lines of libraries look like ours. Without a standard output nothing is said.
+    logging goes the same way, so that the lines of libraries look like ours, and so does what ends the program or a
+    thread unforeseen (``crashed``). Without a standard output nothing is said.
     """
 
     def name_process(_logger: object, _method: str, entry: EventDict) -> EventDict:
@@ -94,3 +107,6 @@ def configure_logging(config: LogConfig, process: str) -> None:
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
     )
+    sys.excepthook = _log_uncaught
+    if threading.excepthook is threading.__excepthook__:
+        threading.excepthook = _log_uncaught_in_thread

@@ -34,6 +34,30 @@ def test_format_follows_the_reader(format_, stream, environment, expected):
     assert wants_json(LogConfig(format=format_), stream, environment) is expected
 
 
+def boom():
+    raise ValueError("why")
+
+
+@pytest.mark.parametrize("where", ["main", "thread"])
+def test_what_ends_a_program_or_a_thread_is_a_line_of_the_log(capsys, monkeypatch, where):
+    monkeypatch.setattr(threading, "excepthook", threading.__excepthook__)  # pytest has its own
+    configure_logging(LogConfig(format="json"), "worker")
+    if where == "main":
+        try:
+            boom()
+        except ValueError:
+            sys.excepthook(*sys.exc_info())
+    else:
+        thread = threading.Thread(target=boom)
+        thread.start()
+        thread.join()
+    captured = capsys.readouterr()
+    (line,) = (json.loads(text) for text in captured.out.splitlines())
+    assert (line["message"], line["level"], line["process"]) == ("crashed", "critical", "worker")
+    assert "in boom" in line["exception"]
+    assert captured.err == ""
+
+
 def test_json_lines_of_ours_and_of_libraries(capsys):
     configure_logging(LogConfig(format="json", level="info"), "worker")
     structlog.get_logger("streamrecon.test").info("folded", particles=100)
