@@ -4,6 +4,7 @@ import contextlib
 
 import pytest
 
+from tests.integration.control_desk import Desk
 from tests.integration.feed_helpers import Server
 from tests.integration.ingest_helpers import Bench
 
@@ -41,3 +42,11 @@ def bench(root, ledger_path):
     made = Bench(root, ledger_path)
     yield made
     made.ledger.close()
+
+
+@pytest.fixture
+def open_desk():
+    """Return the desk of a control server without keys, as on the loopback by default."""
+    desk = Desk()
+    yield desk
+    desk.server.close()

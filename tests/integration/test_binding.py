@@ -11,14 +11,13 @@ from streamrecon.ingest.ledger import LEDGER_NAME, Ledger
 from streamrecon.transport.binding import bind
 from streamrecon.transport.control_client import ControlClient
 from streamrecon.transport.control_server import ControlServer
+from tests.integration.control_desk import Desk
 from tests.integration.feed_helpers import Server, fill
-from tests.integration.test_control import Desk
 
 
-def test_a_second_daemon_does_not_take_the_first_one_s_control_socket(tmp_path, monkeypatch):
+def test_a_second_daemon_does_not_take_the_first_one_s_control_socket(tmp_path):
     endpoint = f"ipc://{tmp_path}/control"
-    monkeypatch.setattr("tests.integration.test_control.FREE_PORT", endpoint)
-    first = Desk()
+    first = Desk(endpoint=endpoint)
     try:
         with pytest.raises(TransportError, match=r"cannot be bound.*Address already in use"):
             ControlServer(endpoint, lambda order: None, lambda: ("another", {}))
