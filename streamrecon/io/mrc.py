@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamrecon.errors import IngestError, StackCorrupt, StackIncomplete, UnsupportedFormat
+from streamrecon.io.regular import open_regular
 
 HEADER_BYTES = 1024
 # Particles and maps are far smaller; a byte-swapped or foreign header lands far above.
@@ -223,19 +223,15 @@ def read_volume(path: Path | str) -> tuple[NDArray[np.float32], float]:
 
 @contextmanager
 def _open(path: Path) -> Iterator[int]:
-    """Open a regular file for reading; non-blocking, so that a named pipe cannot hang the daemon."""
+    """Open a regular file for reading."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        file = open_regular(path, StackCorrupt)
     except FileNotFoundError as error:
         raise IngestError(f"{path}: expected a file, found nothing; it was moved or deleted") from error
     except OSError as error:
         raise IngestError(f"{path}: cannot be opened ({error.strerror}); check its permissions") from error
-    try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise StackCorrupt(f"{path}: expected a regular file, found a folder or a device; move it away")
-        yield descriptor
-    finally:
-        os.close(descriptor)
+    with file:
+        yield file.fileno()
 
 
 def _check_signature(descriptor: int, path: Path, expected: tuple[int, int] | None) -> None:

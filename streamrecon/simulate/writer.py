@@ -157,10 +157,11 @@ class SessionWriter:
                 write_star(stack.with_name(f"{stack.stem}_extract.star"), table, rotation=None, shift_angstrom=None)
             else:
                 write_cs(stack.with_suffix(".cs"), table)
-        except BaseException as error:
+        except _Stopped:
             stack.unlink(missing_ok=True)
-            if isinstance(error, _Stopped):
-                return False
+            return False
+        except BaseException:
+            stack.unlink(missing_ok=True)
             raise
         return True
 
